@@ -1,1 +1,4 @@
 //! The broker.
+
+pub mod clock;
+pub mod shutdown;
