@@ -1,4 +1,5 @@
 //! The broker.
 
 pub mod clock;
+pub mod config;
 pub mod shutdown;
