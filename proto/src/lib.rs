@@ -7,4 +7,6 @@
 
 pub mod error;
 pub mod ids;
+pub mod names;
 pub mod reader;
+pub mod record;
