@@ -7,6 +7,8 @@
 
 pub mod error;
 pub mod ids;
+pub mod json;
 pub mod names;
 pub mod reader;
 pub mod record;
+pub mod remoting;
