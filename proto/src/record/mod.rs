@@ -29,15 +29,21 @@
 //! it only if lengths, body CRC and checksum property agree. Zero length and zero magic are the
 //! preallocated rest of a file: the end of the log.
 
+mod batch;
 mod encode;
+mod msg_id;
 mod properties;
 mod sysflag;
+mod tag_hash;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use batch::{BatchItem, BatchItems};
 pub use encode::{EncodeError, RecordDraft, blank, seal};
+pub use msg_id::{ID_DIGITS_MAX, OffsetMsgId, UniqKeys};
 pub use properties::{HotProperties, Properties, PropertiesBuf, keys, split_keys};
 pub use sysflag::{Compression, SysFlag, TransactionFlag};
+pub use tag_hash::{JavaHash, TagExpression, TagExpressionError, java_hash, tags_code};
 
 use crate::error::DecodeError;
 use crate::ids::{Millis, PhyOffset, QueueId, QueueOffset};

@@ -124,6 +124,55 @@ fn records_are_written_as_the_java_encoders_write_them() {
     }
 }
 
+#[test]
+fn the_log_of_a_java_broker_is_read_to_its_end() {
+    let store: serde_json::Value = serde_json::from_str(include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/vectors/small_store/clean.json"
+    )))
+    .unwrap();
+    let expected: serde_json::Value = serde_json::from_str(include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/vectors/small_store/clean.expected.json"
+    )))
+    .unwrap();
+    let listed = expected["records"].as_array().unwrap().iter();
+    let mut records = listed
+        .filter(|record| record.get("topic").is_some())
+        .map(|record| serde_json::from_value::<Decoded>(record.clone()).unwrap());
+    let (mut blanks, mut ends) = (0, 0);
+    for (path, file) in store["files"].as_object().unwrap() {
+        if !path.starts_with("commitlog/") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(file["length"].as_u64().unwrap()).unwrap()];
+        for segment in file["segments"].as_array().unwrap() {
+            let at = usize::try_from(segment[0].as_u64().unwrap()).unwrap();
+            let data = unhex(segment[1].as_str().unwrap());
+            bytes[at..at + data.len()].copy_from_slice(&data);
+        }
+        let mut at = 0;
+        loop {
+            match Slot::read(&bytes[at..]).unwrap() {
+                Slot::Record(record) => {
+                    assert_is(&record, &records.next().unwrap(), path);
+                    at += record.as_bytes().len();
+                }
+                Slot::Blank { len } => {
+                    assert_eq!(at + len as usize, bytes.len(), "{path}");
+                    blanks += 1;
+                    break;
+                }
+                Slot::End => {
+                    ends += 1;
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!((records.count(), blanks, ends), (0, 1, 1));
+}
+
 fn draft<'a>(topic: &'a str, body: &'a [u8], properties: &'a [u8]) -> RecordDraft<'a> {
     RecordDraft {
         topic,

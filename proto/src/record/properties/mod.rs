@@ -12,6 +12,8 @@
 
 use std::fmt;
 
+use super::tag_hash::tags_code;
+
 /// Spellings of the properties that mean something to the broker or the clients.
 pub mod keys {
     /// The client's message id; key of the index and of the dedup window, id of the transaction.
@@ -444,6 +446,11 @@ impl<'a> HotProperties<'a> {
     /// The user's keys, one by one.
     pub fn split_keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         split_keys(self.keys)
+    }
+
+    /// The tags code that the message's queue entry carries.
+    pub fn tags_code(&self) -> i64 {
+        tags_code(self.tags)
     }
 
     /// Whether this marks a half message, or the committed copy of one.
