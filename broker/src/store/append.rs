@@ -1,0 +1,371 @@
+//! The log's tail: records get their places here, one append at a time, and wait to be written.
+//!
+//! [`Log::append`] copies finished records behind the end of the log into memory ("staged"); inside
+//! its lock it only assigns offsets, copies and seals. [`Log::write_staged`] moves what is staged to
+//! the files with one positional write for each run; whoever comes first writes for all.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
+use gantry_proto::record::{self, EncodeError, RecordDraft};
+
+use super::disk::{Disk, Space};
+use super::queue::Queue;
+use super::segments::Segments;
+use super::watermark::{Marks, Poisoned};
+
+/// Bytes that always stay free behind the last record of a file, for the blank record.
+const BLANK_BYTES: u64 = 8;
+
+/// Records to append together, one behind the other in one file. Reusable.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+    placed: Vec<Placed>,
+}
+
+#[derive(Debug)]
+struct Item {
+    queue: Arc<Queue>,
+    from: usize,
+    size: u32,
+}
+
+/// Where an appended record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its first byte in the log.
+    pub phy: PhyOffset,
+    /// Its number in its queue.
+    pub queue_offset: QueueOffset,
+    /// Its length in bytes.
+    pub size: u32,
+}
+
+/// What [`Log::append`] says of a whole batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// First byte behind the batch: what to wait for.
+    pub end: PhyOffset,
+    /// The store time that its records carry.
+    pub store_at: Millis,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a record for `queue`. Its offsets and store time are filled in by the append.
+    pub fn push(&mut self, queue: &Arc<Queue>, draft: &RecordDraft<'_>) -> Result<(), EncodeError> {
+        let from = self.bytes.len();
+        draft.encode_into(&mut self.bytes)?;
+        let size = u32::try_from(self.bytes.len() - from).unwrap_or(u32::MAX);
+        self.items.push(Item { queue: Arc::clone(queue), from, size });
+        Ok(())
+    }
+
+    /// Where each record went, in the order of [`push`](Self::push); empty before the append.
+    pub fn placed(&self) -> &[Placed] {
+        &self.placed
+    }
+
+    /// Whether there is nothing to append.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Makes the batch empty again, keeping a moderate amount of memory for the next use.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(256 * 1024);
+        self.items.clear();
+        self.placed.clear();
+    }
+}
+
+/// Why an append was refused. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The records do not fit one file.
+    #[error(
+        "{size} bytes of records do not fit a log file, which takes {limit}: send smaller messages or batches"
+    )]
+    TooLarge {
+        /// Bytes of all records.
+        size: u64,
+        /// The most a file takes.
+        limit: u64,
+    },
+    /// The reserve kept for recovery is touched, or the disk is full.
+    #[error(
+        "the disk of {dir} has {available} bytes left, {reserve} are kept in reserve: free space or lower the retention"
+    )]
+    DiskFull {
+        /// The log's directory.
+        dir: PathBuf,
+        /// Bytes still free.
+        available: u64,
+        /// Bytes kept in reserve.
+        reserve: u64,
+    },
+    /// Writing or flushing has fallen behind.
+    #[error(
+        "{staged} bytes wait to be written, the limit is {limit}: the disk is slower than the senders, try again shortly"
+    )]
+    Behind {
+        /// Bytes not yet written.
+        staged: u64,
+        /// The most that may wait.
+        limit: u64,
+    },
+    /// A write or flush failed earlier; the log takes no more writes.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// The bounds of a log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// The most bytes that may wait to be written.
+    pub staged_bytes_max: u64,
+    /// Disk blocks are reserved in steps of this many bytes.
+    pub allocate_step: u64,
+    /// Bytes of the disk that appends leave free.
+    pub reserve_bytes: u64,
+}
+
+/// The commit log while it is written.
+#[derive(Debug)]
+pub struct Log {
+    segments: Segments,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    marks: Marks,
+    limits: LogLimits,
+    /// The end of the log and the bytes not yet written. The one place where offsets are assigned.
+    tail: Mutex<Tail>,
+    /// Held while staged bytes are written; keeps a spare buffer.
+    writer: Mutex<Staged>,
+}
+
+#[derive(Debug)]
+struct Tail {
+    end: u64,
+    /// First byte without reserved disk blocks.
+    allocated: u64,
+    staged: Staged,
+    last_store_at: Millis,
+}
+
+/// Bytes behind the written end, as runs: a run ends where a file ends.
+#[derive(Debug, Default)]
+struct Staged {
+    bytes: Vec<u8>,
+    /// Where each run starts: its place in the log, its place in `bytes`.
+    runs: Vec<(u64, usize)>,
+}
+
+impl Staged {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(4 * 1024 * 1024);
+        self.runs.clear();
+    }
+}
+
+impl Log {
+    /// The log behind `segments`, which end at `end`; everything below is on the disk.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        segments: Segments,
+        limits: LogLimits,
+        end: PhyOffset,
+    ) -> Self {
+        let marks = Marks::default();
+        for mark in [&marks.written, &marks.flushed, &marks.visible, &marks.dispatched] {
+            mark.advance(end);
+        }
+        let tail = Tail {
+            end: end.get(),
+            allocated: end.get(),
+            staged: Staged::default(),
+            last_store_at: Millis::ZERO,
+        };
+        Self { segments, disk, dir, marks, limits, tail: Mutex::new(tail), writer: Mutex::default() }
+    }
+
+    /// The files.
+    pub fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    /// How far writing, flushing and dispatching have got.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Store time of the newest record; zero before the first append.
+    pub fn last_store_at(&self) -> Millis {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).last_store_at
+    }
+
+    /// Bytes that wait to be written.
+    pub fn staged_bytes(&self) -> u64 {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).staged.bytes.len() as u64
+    }
+
+    /// Gives the batch's records their places and stages them. The store time is `now`, or that of the
+    /// record before if the clock went back.
+    pub fn append(&self, batch: &mut Batch, now: Millis) -> Result<Appended, AppendError> {
+        let size = batch.bytes.len() as u64;
+        let limit = self.segments.segment_bytes() - BLANK_BYTES;
+        if size > limit {
+            return Err(AppendError::TooLarge { size, limit });
+        }
+        if let Some(failure) = self.marks.failure() {
+            return Err(failure.clone().into());
+        }
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let staged = tail.staged.bytes.len() as u64;
+        if staged > 0 && staged + size > self.limits.staged_bytes_max {
+            return Err(AppendError::Behind { staged, limit: self.limits.staged_bytes_max });
+        }
+        let room = self.room(tail.end);
+        let start = if size + BLANK_BYTES > room { tail.end + room } else { tail.end };
+        if start + size > tail.allocated {
+            self.allocate(&mut tail, start, size)?;
+        }
+        if start > tail.end {
+            tail.end_file(room);
+        }
+        let store_at = now.max(tail.last_store_at);
+        tail.last_store_at = store_at;
+        tail.stage(batch, store_at);
+        Ok(Appended { end: PhyOffset::new(tail.end), store_at })
+    }
+
+    /// Bytes from `end` to the end of its file.
+    fn room(&self, end: u64) -> u64 {
+        let bytes = self.segments.segment_bytes();
+        bytes - end % bytes
+    }
+
+    /// Reserves disk blocks so that `start..start + size` can be written.
+    fn allocate(&self, tail: &mut Tail, start: u64, size: u64) -> Result<(), AppendError> {
+        let space = self.disk.space(&self.dir).unwrap_or(Space { total: 0, available: u64::MAX });
+        let step = self.limits.allocate_step.max(size).min(self.room(start));
+        let full = |available| AppendError::DiskFull {
+            dir: self.dir.clone(),
+            available,
+            reserve: self.limits.reserve_bytes,
+        };
+        if space.available < step.saturating_add(self.limits.reserve_bytes) {
+            return Err(full(space.available));
+        }
+        let at = start % self.segments.segment_bytes();
+        let reserved = self
+            .segments
+            .find_or_create(PhyOffset::new(start))
+            .and_then(|segment| segment.file().allocate(at, step));
+        if let Err(error) = reserved {
+            tracing::error!(%error, at = start, "cannot reserve log space");
+            return Err(full(space.available));
+        }
+        tail.allocated = start + step;
+        Ok(())
+    }
+
+    /// Writes everything staged so far and moves the written mark. A failure stops the log.
+    pub fn write_staged(&self) -> Result<PhyOffset, Poisoned> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = {
+            let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut tail.staged, &mut *writer);
+            PhyOffset::new(tail.end)
+        };
+        if let Some(failure) = self.marks.failure() {
+            return Err(failure.clone());
+        }
+        for (number, &(at, from)) in writer.runs.iter().enumerate() {
+            let to = writer.runs.get(number + 1).map_or(writer.bytes.len(), |next| next.1);
+            if let Err(error) = self.write_run(at, writer.bytes.get(from..to).unwrap_or_default()) {
+                tracing::error!(%error, at, "a write to the commit log failed; the broker takes no more messages");
+                self.marks.poison(error);
+                break;
+            }
+        }
+        writer.clear();
+        if let Some(failure) = self.marks.failure() {
+            return Err(failure.clone());
+        }
+        self.marks.written.advance(end);
+        Ok(end)
+    }
+
+    fn write_run(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let segment = self.segments.find_or_create(PhyOffset::new(at))?;
+        segment.file().write_at(at - segment.start().get(), bytes)
+    }
+
+    /// Makes everything written so far durable and moves the flushed mark. A failure stops the log:
+    /// a flush that failed is never tried again, for the bytes it was for may be gone.
+    pub fn flush(&self) -> Result<PhyOffset, Poisoned> {
+        if let Some(failure) = self.marks.failure() {
+            return Err(failure.clone());
+        }
+        let (from, to) = (self.marks.flushed.get(), self.marks.written.get());
+        let mut at = from;
+        while at < to {
+            // A file that is not found was dropped by retention meanwhile.
+            let Some(segment) = self.segments.find(at) else { break };
+            if let Err(error) = segment.file().sync() {
+                tracing::error!(%error, path = %segment.path().display(), "a flush of the commit log failed; the broker takes no more messages");
+                self.marks.poison(error);
+                return self.marks.failure().map_or(Ok(from), |failure| Err(failure.clone()));
+            }
+            at = segment.start() + self.segments.segment_bytes();
+        }
+        self.marks.flushed.advance(to);
+        Ok(to)
+    }
+}
+
+impl Tail {
+    /// Closes the file with a blank record over its last `room` bytes.
+    fn end_file(&mut self, room: u64) {
+        self.open_run();
+        record::blank(u32::try_from(room).unwrap_or(u32::MAX), &mut self.staged.bytes);
+        self.end += room;
+        let from = self.staged.bytes.len();
+        self.staged.runs.push((self.end, from));
+    }
+
+    fn open_run(&mut self) {
+        if self.staged.runs.is_empty() {
+            self.staged.runs.push((self.end, 0));
+        }
+    }
+
+    fn stage(&mut self, batch: &mut Batch, store_at: Millis) {
+        self.open_run();
+        let base = self.staged.bytes.len();
+        self.staged.bytes.extend_from_slice(&batch.bytes);
+        batch.placed.clear();
+        for item in &batch.items {
+            let queue_offset = item.queue.assign();
+            let phy = PhyOffset::new(self.end);
+            let from = base + item.from;
+            if let Some(record) = self.staged.bytes.get_mut(from..from + item.size as usize) {
+                record::seal(record, queue_offset, phy, store_at);
+            }
+            self.end += u64::from(item.size);
+            batch.placed.push(Placed { phy, queue_offset, size: item.size });
+        }
+    }
+}

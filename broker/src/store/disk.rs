@@ -1,0 +1,306 @@
+//! Everything the store asks of a disk, behind one trait, so that power loss, a failed flush and a
+//! full disk can be made to happen in tests.
+//!
+//! Writes are positional; reads go through read-only maps. A reader is only ever handed bytes below
+//! the *written* watermark, and bytes below it never change, so a map is never read while the same
+//! bytes are written. This is the only file of the workspace with `unsafe` code.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::ops::Deref;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// Free and total space of the file system under a directory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the file system.
+    pub total: u64,
+    /// What an ordinary process may still write.
+    pub available: u64,
+}
+
+impl Space {
+    /// Used share, 0.0 to 1.0.
+    pub fn used_ratio(self) -> f64 {
+        if self.total == 0 {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for a threshold; 53 bits are plenty")]
+        let free = self.available as f64 / self.total as f64;
+        1.0 - free
+    }
+}
+
+/// A directory tree of files, as the store uses it.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// Names and lengths of the plain files in `dir`, sorted; empty when there is no such directory.
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
+    /// Names of the directories in `dir`, sorted; empty when there is no such directory.
+    fn dirs(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Opens `path`, or creates it with `len` zero bytes (sparse). An existing file keeps its length.
+    fn open(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes `bytes` the whole content of `path`, durably: after a crash it holds the old or the new
+    /// content, never a mix.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a file; a missing one is no error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Space of the file system that holds `dir`.
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+}
+
+/// One open file.
+pub trait DiskFile: Send + Sync + std::fmt::Debug {
+    /// Length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Writes all of `bytes` at byte `at`.
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Reserves disk blocks for `len` bytes from `at`, without changing content or length.
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
+    /// Makes written bytes durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+    /// Maps the whole file for reading.
+    fn map(&self) -> io::Result<Map>;
+    /// Makes every byte from `at` on zero, keeping the length, durably.
+    fn zero_from(&self, at: u64) -> io::Result<()>;
+}
+
+/// A read-only view of a whole file. Clones share the view; it stays valid after the file is removed.
+#[derive(Clone, Debug)]
+pub struct Map(Arc<memmap2::Mmap>);
+
+impl Deref for Map {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The machine's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+}
+
+impl Disk for RealDisk {
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        let found = entries(dir)?.into_iter().filter(|(_, meta)| meta.is_file());
+        Ok(found.map(|(name, meta)| (name, meta.len())).collect())
+    }
+
+    fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let found = entries(dir)?.into_iter().filter(|(_, meta)| meta.is_dir());
+        Ok(found.map(|(name, _)| name).collect())
+    }
+
+    fn open(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let create = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_dirs(parent(path)?)?;
+                create()?
+            }
+            other => other?,
+        };
+        if file.metadata()?.len() == 0 && len > 0 {
+            file.set_len(len)?;
+            file.sync_all()?;
+            sync_dir(parent(path)?)?;
+        }
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let dir = parent(path)?;
+        create_dirs(dir)?;
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(".tmp");
+        let tmp = dir.join(name);
+        let mut file = File::create(&tmp)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&tmp, path)?;
+        sync_dir(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_dir(parent(path)?),
+        }
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(dir)?;
+        let unit = stat.f_frsize;
+        Ok(Space { total: stat.f_blocks.saturating_mul(unit), available: stat.f_bavail.saturating_mul(unit) })
+    }
+}
+
+impl DiskFile for RealFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, len) {
+            // Not every file system can reserve; the file is then merely sparse.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        // SAFETY: the mapping is read-only and shared. The store never shortens a file below bytes it
+        // hands to readers (`zero_from` runs before readers exist), other processes are kept out by
+        // the lock file, and only bytes below the written watermark, which never change again, are
+        // read. So no byte changes while a reference to it is alive.
+        let map = unsafe { memmap2::MmapOptions::new().map(&self.file)? };
+        Ok(Map(Arc::new(map)))
+    }
+
+    fn zero_from(&self, at: u64) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        if at < len {
+            self.file.set_len(at)?;
+            self.file.set_len(len)?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// What lies in `dir`, sorted by name; names that are not UTF-8 are none of ours.
+fn entries(dir: &Path) -> io::Result<Vec<(String, std::fs::Metadata)>> {
+    let listing = match std::fs::read_dir(dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.metadata()?));
+        }
+    }
+    found.sort_by(|left, right| left.0.cmp(&right.0));
+    Ok(found)
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file needs a directory"))
+}
+
+/// Creates `dir` and its parents, each durably.
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        create_dirs(above)?;
+    }
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match dir.parent() {
+        Some(above) if !above.as_os_str().is_empty() => sync_dir(above),
+        _ => Ok(()),
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The store directory's lock, held while the value lives. A POSIX lock, because that is what the
+/// peer's Java broker takes: the two exclude each other.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes the lock of `path`, creating the file; `None` when another process holds it.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        create_dirs(parent(path)?)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        if file.metadata()?.len() == 0 {
+            file.write_all(b"lock")?;
+        }
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+/// Twenty digits, zero padded: how every fixed-length file of the store is named after its first byte.
+pub fn offset_name(start: u64) -> String {
+    format!("{start:020}")
+}
+
+/// The offset in such a name, or `None` for any other file.
+pub fn parse_offset_name(name: &str) -> Option<u64> {
+    (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
+}
+
+/// `dir/NNNNNNNNNNNNNNNNNNNN`.
+pub fn offset_path(dir: &Path, start: u64) -> PathBuf {
+    dir.join(offset_name(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_seen_through_the_map() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = RealDisk.open(&dir.path().join("a/b/segment"), 8192)?;
+        let map = file.map()?;
+        file.write_at(4000, b"across a page")?;
+        assert_eq!(map.get(4000..4013), Some(&b"across a page"[..]));
+        file.zero_from(4005)?;
+        assert_eq!(file.map()?.get(4000..4010), Some(&b"acros\0\0\0\0\0"[..]));
+        assert_eq!(file.length()?, 8192);
+        Ok(())
+    }
+
+    #[test]
+    fn replace_leaves_one_whole_file() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("config/topics.json");
+        RealDisk.replace(&path, b"one")?;
+        RealDisk.replace(&path, b"two")?;
+        assert_eq!(std::fs::read(&path)?, b"two");
+        assert_eq!(RealDisk.list(&dir.path().join("config"))?, [("topics.json".to_owned(), 3)]);
+        RealDisk.remove(&path)?;
+        RealDisk.remove(&path)
+    }
+
+    #[test]
+    fn only_offset_names_are_parsed() {
+        assert_eq!(parse_offset_name(&offset_name(1_073_741_824)), Some(1_073_741_824));
+        assert_eq!(parse_offset_name("lost+found"), None);
+        assert_eq!(parse_offset_name("99999999999999999999"), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! Feeds new records to the projections.
+//!
+//! There is no dispatcher thread: whoever moves the visible mark runs [`Dispatcher::run`]. If another
+//! thread is at it already, that one is left a note and takes the new records along.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gantry_proto::ids::{Millis, PhyOffset};
+use gantry_proto::names::{TopicKind, TopicName};
+use gantry_proto::record::{HotProperties, RecordView, TransactionFlag, tags_code};
+
+use super::append::Log;
+use super::dedup::DedupWindow;
+use super::index::KeyIndex;
+use super::projection::{ApplyError, Dispatched, Projection};
+use super::queue::{Queue, QueueEntry};
+use super::queues::Queues;
+use super::replay::{Replay, Step, Trust};
+
+/// Delay of each level, in milliseconds; level 1 is the first.
+pub type DelayLevels = Arc<[u64]>;
+
+/// The store's own projections: shared with readers, with locks of their own.
+#[derive(Clone, Debug)]
+pub struct Folds {
+    /// All consume queues.
+    pub queues: Arc<Queues>,
+    /// The key index.
+    pub index: Arc<KeyIndex>,
+    /// The dedup window.
+    pub dedup: Arc<DedupWindow>,
+    /// What the schedule topic's due times are made of.
+    pub delay_levels: DelayLevels,
+}
+
+/// The projections and how far they are.
+pub struct Dispatcher {
+    wanted: AtomicBool,
+    folds: Folds,
+    /// Held by the thread that dispatches.
+    state: Mutex<State>,
+}
+
+struct State {
+    at: PhyOffset,
+    last_store_at: Millis,
+    projections: Vec<Box<dyn Projection>>,
+    /// Whether the index has much to write.
+    index_is_full: bool,
+    /// The queue of the record before: most records follow one of their own queue.
+    last_queue: Option<Arc<Queue>>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").finish_non_exhaustive()
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher that starts at `at`.
+    pub fn new(folds: Folds, projections: Vec<Box<dyn Projection>>, at: PhyOffset) -> Self {
+        let state =
+            State { at, last_store_at: Millis::ZERO, projections, index_is_full: false, last_queue: None };
+        Self { wanted: AtomicBool::new(false), folds, state: Mutex::new(state) }
+    }
+
+    /// Applies every visible record that was not applied yet, here or on the thread that is at it.
+    pub fn run(&self, log: &Log) {
+        self.wanted.store(true, Ordering::SeqCst);
+        while self.wanted.load(Ordering::SeqCst) {
+            let mut state = match self.state.try_lock() {
+                Ok(state) => state,
+                Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(std::sync::TryLockError::WouldBlock) => return,
+            };
+            self.wanted.store(false, Ordering::SeqCst);
+            self.catch_up(&mut state, log);
+        }
+    }
+
+    fn catch_up(&self, state: &mut State, log: &Log) {
+        let limit = log.marks().visible.get();
+        if state.at >= limit {
+            return;
+        }
+        let mut replay = Replay::new(log.segments());
+        while state.at < limit {
+            match replay.step(state.at, limit, Trust::OwnWrites) {
+                Step::Record(view, next) => {
+                    self.apply(state, view);
+                    state.at = next;
+                }
+                Step::NextFile(next) => state.at = next,
+                Step::End => break,
+                Step::Damaged(what) => {
+                    tracing::error!(at = %state.at, what, "the log holds a damaged record that was just written");
+                    log.marks().poison(std::io::Error::other(what));
+                    break;
+                }
+            }
+        }
+        for projection in &mut state.projections {
+            projection.finish_batch();
+        }
+        log.marks().dispatched.advance(state.at);
+    }
+
+    /// Applies one record to everything.
+    fn apply(&self, state: &mut State, view: RecordView<'_>) {
+        let hot = view.properties().scan();
+        let queue = self.queue_of(state, &view);
+        if let Some(queue) = &queue {
+            let entry = QueueEntry {
+                at: view.queue_offset(),
+                phy: view.phy_offset(),
+                size: view.total_size(),
+                tags_code: self.tags_code(queue, &view, &hot),
+            };
+            if let Err(error) = self.folds.queues.push(queue, entry) {
+                tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), "cannot write consume queue; the entry stays in memory");
+            }
+        }
+        state.last_store_at = view.store_at();
+        let record = Dispatched { view, hot, queue: queue.as_ref() };
+        for projection in &mut state.projections {
+            if projection.position() > record.view.phy_offset() {
+                continue;
+            }
+            if let Err(error) = projection.apply(&record) {
+                report(projection.name(), &record, &error);
+            }
+        }
+        self.folds.dedup.apply(&record);
+        if self.folds.index.apply(&record) {
+            state.index_is_full = true;
+        }
+        if queue.is_some() {
+            state.last_queue = queue;
+        }
+    }
+
+    fn queue_of(&self, state: &State, view: &RecordView<'_>) -> Option<Arc<Queue>> {
+        match view.sys_flag().transaction() {
+            TransactionFlag::None | TransactionFlag::Commit => {}
+            TransactionFlag::Prepared | TransactionFlag::Rollback => return None,
+        }
+        let id = view.queue_id();
+        if let Some(last) = &state.last_queue
+            && last.id() == id
+            && AsRef::<str>::as_ref(last.topic()) == view.topic()
+        {
+            return Some(Arc::clone(last));
+        }
+        if let Some(queue) = self.folds.queues.find(view.topic(), id) {
+            return Some(queue);
+        }
+        let topic = TopicName::storable(view.topic());
+        let opened = topic
+            .map_err(|error| std::io::Error::other(error.to_string()))
+            .and_then(|topic| self.folds.queues.get_or_open(&topic, id));
+        match opened {
+            Ok(queue) => Some(queue),
+            Err(error) => {
+                tracing::error!(%error, at = %view.phy_offset(), "a record names no queue that can exist; it is only in the log");
+                None
+            }
+        }
+    }
+
+    /// The due time in the schedule topic, the tag's hash everywhere else.
+    fn tags_code(&self, queue: &Queue, view: &RecordView<'_>, hot: &HotProperties<'_>) -> i64 {
+        if queue.kind() == TopicKind::Schedule
+            && let Some(level) = hot.delay_level
+            && let Some(last) = self.folds.delay_levels.len().checked_sub(1)
+        {
+            let number = usize::try_from(level.saturating_sub(1)).unwrap_or(0).min(last);
+            let delay = self.folds.delay_levels.get(number).copied().unwrap_or(0);
+            return view.store_at().plus(delay).get();
+        }
+        tags_code(hot.tags)
+    }
+
+    /// Applies a record found by recovery.
+    pub(super) fn replay(&self, view: RecordView<'_>, next: PhyOffset) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apply(&mut state, view);
+        state.at = next;
+    }
+
+    /// Starts from `at`.
+    pub(super) fn seek(&self, at: PhyOffset) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).at = at;
+    }
+
+    /// Tells every projection that recovery is through.
+    pub(super) fn finish_replay(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for projection in &mut state.projections {
+            projection.finish_batch();
+        }
+    }
+
+    /// Whether a checkpoint is due before its time, for the memory that waits for it.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).index_is_full
+    }
+
+    /// Each projection's name and position.
+    pub(super) fn positions(&self) -> Vec<(&'static str, PhyOffset)> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.projections.iter().map(|projection| (projection.name(), projection.position())).collect()
+    }
+
+    /// Makes everything applied so far durable. Returns the position and the store time of the last
+    /// applied record.
+    pub(super) fn flush(&self) -> std::io::Result<(PhyOffset, Millis)> {
+        let (at, store_at) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.index_is_full = false;
+            (state.at, state.last_store_at)
+        };
+        self.folds.queues.flush()?;
+        self.folds.index.write()?;
+        self.folds.dedup.write()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for projection in &mut state.projections {
+            projection.flush()?;
+        }
+        Ok((at, store_at))
+    }
+
+    /// Applies `change` to each projection.
+    pub(super) fn each(
+        &self,
+        mut change: impl FnMut(&mut dyn Projection) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.projections.iter_mut().try_for_each(|projection| change(projection.as_mut()))
+    }
+}
+
+fn report(projection: &str, record: &Dispatched<'_>, error: &ApplyError) {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::error!(projection, at = %record.view.phy_offset(), %error, cause, "a projection could not apply a record");
+}

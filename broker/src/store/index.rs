@@ -1,0 +1,503 @@
+//! The key index: from a hash of `topic#key` to the records that carry the key.
+//!
+//! ```text
+//!  0                8                16               24               32       36       40
+//!  +----------------+----------------+----------------+----------------+--------+--------+
+//!  | begin time i64 | end time i64   | begin phy i64  | end phy i64    | slots  | next   |  header
+//!  +--------+-------+----------------+----------------+----------------+--------+--------+
+//!  | newest | …                                         hash slots × i32                  |
+//!  +--------+----------------+--------+--------+-----------------------------------------+
+//!  | hash   | phy i64        | secs   | before | …       entries × 20                    |
+//!  +--------+----------------+--------+--------+-----------------------------------------+
+//! ```
+//!
+//! `next` is the number the next entry gets (entry 0 is unused), `slots` how many slots are in use,
+//! `secs` seconds since the begin time, `before` the entry that was the slot's newest until then. Files
+//! are named `yyyyMMddHHmmssSSS` after the time they were made.
+//!
+//! Applied keys wait in memory and are written in large runs, so that a slot page is written once for
+//! many keys. A run is written entries first, then slots, then the header: after a crash slots may name
+//! entries at or beyond `next`; those are skipped by following `before`, and dispatch adds the keys again
+//! (records below the header's end phy are known already).
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use gantry_proto::ids::{Millis, PhyOffset};
+use gantry_proto::record::JavaHash;
+
+use super::disk::{Disk, DiskFile, Map};
+use super::projection::Dispatched;
+
+const HEADER_BYTES: u64 = 40;
+const SLOT_BYTES: u64 = 4;
+const ENTRY_BYTES: u64 = 20;
+/// Keys that may wait in memory before the index asks to be written.
+pub const PENDING_WANTED: usize = 64 * 1024;
+/// Keys that may wait in memory at all; beyond it they are written by whoever brings them.
+const PENDING_MAX: usize = 4 * PENDING_WANTED;
+/// Entries looked at for one query, so that a crowded slot cannot stall the broker.
+const CHAIN_MAX: usize = 1_000_000;
+/// What entry numbers of slot pages are grouped by when a run is written.
+const PAGE_SLOTS: u32 = 1024;
+
+/// Sizes of the index files. Fixed for the life of the store.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexOptions {
+    /// Hash slots of a file.
+    pub slots: u32,
+    /// Entries of a file.
+    pub entries: u32,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self { slots: 5_000_000, entries: 20_000_000 }
+    }
+}
+
+impl IndexOptions {
+    fn file_bytes(self) -> u64 {
+        HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(self.entries) * ENTRY_BYTES
+    }
+
+    fn entry_at(self, number: u32) -> u64 {
+        HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(number) * ENTRY_BYTES
+    }
+}
+
+/// One key of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    hash: u32,
+    phy: PhyOffset,
+    store_at: Millis,
+}
+
+/// The index of a store.
+#[derive(Debug)]
+pub struct KeyIndex {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: IndexOptions,
+    /// Keys not yet written. Held for a moment only.
+    pending: Mutex<Pending>,
+    /// Held while a run is written.
+    files: Mutex<Vec<IndexFile>>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    keys: Vec<Key>,
+    /// Keys that are being written just now.
+    writing: Arc<Vec<Key>>,
+    /// First byte of the log whose keys were not added.
+    position: PhyOffset,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Header {
+    begin_at: i64,
+    end_at: i64,
+    begin_phy: i64,
+    end_phy: i64,
+    slots: u32,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct IndexFile {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    map: OnceLock<Map>,
+    header: Header,
+}
+
+impl KeyIndex {
+    /// Opens the files that are there. Files of another length are left alone and reported: the index
+    /// is not worth refusing to start for.
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf, options: IndexOptions) -> io::Result<Self> {
+        let mut files = Vec::new();
+        for (name, len) in disk.list(&dir)? {
+            if len != options.file_bytes() || name.len() != 17 || !name.bytes().all(|b| b.is_ascii_digit()) {
+                tracing::warn!(
+                    name,
+                    len,
+                    expected = options.file_bytes(),
+                    "not an index file of this store; it is left alone"
+                );
+                continue;
+            }
+            let path = dir.join(name);
+            let file = disk.open(&path, len)?;
+            files.push(IndexFile::open(path, file)?);
+        }
+        let position = files.last().map_or(0, |file: &IndexFile| file.header.end_phy);
+        let pending =
+            Pending { position: PhyOffset::from_wire(position).unwrap_or_default(), ..Pending::default() };
+        Ok(Self { disk, dir, options, pending: Mutex::new(pending), files: Mutex::new(files) })
+    }
+
+    /// Adds the keys of one record; `true` when enough wait to be worth writing.
+    pub(super) fn apply(&self, record: &Dispatched<'_>) -> bool {
+        let (view, hot) = (&record.view, &record.hot);
+        let mut pending = self.pending();
+        if view.phy_offset() < pending.position {
+            return false;
+        }
+        let mut add = |hash: i32| {
+            let key = Key { hash: index_hash(hash), phy: view.phy_offset(), store_at: view.store_at() };
+            pending.keys.push(key);
+        };
+        let topic = JavaHash::new().push(view.topic()).push("#");
+        if let Some(uniq_key) = hot.uniq_key {
+            add(topic.push(uniq_key).finish());
+        }
+        for key in hot.split_keys() {
+            add(topic.push(key).finish());
+        }
+        if let Some(tags) = hot.tags {
+            add(topic.push("T#").push(tags).finish());
+        }
+        let waiting = pending.keys.len();
+        drop(pending);
+        if waiting >= PENDING_MAX
+            && let Err(error) = self.write()
+        {
+            tracing::error!(%error, waiting, "cannot write the key index; queries by key miss these messages until a restart");
+            self.pending().keys.clear();
+        }
+        waiting >= PENDING_WANTED
+    }
+
+    /// Writes the keys that wait. Durable when it returns.
+    pub(super) fn write(&self) -> io::Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = {
+            let mut pending = self.pending();
+            let keys = Arc::new(std::mem::take(&mut pending.keys));
+            pending.writing = Arc::clone(&keys);
+            keys
+        };
+        let result = self.write_keys(&mut files, &keys);
+        let mut pending = self.pending();
+        pending.writing = Arc::default();
+        if result.is_err() {
+            let mut again = keys.to_vec();
+            again.append(&mut pending.keys);
+            pending.keys = again;
+        }
+        result
+    }
+
+    fn write_keys(&self, files: &mut Vec<IndexFile>, mut keys: &[Key]) -> io::Result<()> {
+        while let Some(first) = keys.first() {
+            let full = files.last().is_none_or(|file| file.header.next >= self.options.entries);
+            if full {
+                let file = self.create(files.last(), first)?;
+                files.push(file);
+            }
+            let Some(file) = files.last_mut() else { return Ok(()) };
+            let room = self.options.entries.saturating_sub(file.header.next) as usize;
+            let (now, later) = keys.split_at(room.min(keys.len()));
+            file.add(self.options, now)?;
+            keys = later;
+        }
+        Ok(())
+    }
+
+    fn create(&self, last: Option<&IndexFile>, first: &Key) -> io::Result<IndexFile> {
+        let mut name = file_name(first.store_at);
+        // Names must grow, and no two files may share one.
+        if let Some(last) = last.and_then(|last| last.path.file_name()).and_then(|name| name.to_str())
+            && last >= name.as_str()
+        {
+            name = format!("{:017}", last.parse::<u64>().unwrap_or(0).saturating_add(1));
+        }
+        let path = self.dir.join(name);
+        let file = self.disk.open(&path, self.options.file_bytes())?;
+        let mut made = IndexFile::open(path, file)?;
+        if let Some(last) = last {
+            made.header.begin_at = last.header.end_at;
+            made.header.begin_phy = last.header.end_phy;
+            made.header.end_at = last.header.end_at;
+            made.header.end_phy = last.header.end_phy;
+        }
+        Ok(made)
+    }
+
+    /// Positions of records that may carry `key` (equal hashes, newest first) stored in `from..=to`, at
+    /// most `limit`. The caller must look at the records.
+    pub fn find(
+        &self,
+        topic: &str,
+        key: &str,
+        from: Millis,
+        to: Millis,
+        limit: usize,
+    ) -> io::Result<Vec<PhyOffset>> {
+        let hash = index_hash(JavaHash::new().push(topic).push("#").push(key).finish());
+        let mut found = Vec::new();
+        let matches = |key: &Key| key.hash == hash && key.store_at >= from && key.store_at <= to;
+        {
+            let pending = self.pending();
+            let waiting = pending.writing.iter().chain(&pending.keys).rev();
+            found.extend(waiting.filter(|key| matches(key)).map(|key| key.phy).take(limit));
+        }
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in files.iter().rev() {
+            if found.len() >= limit || file.header.end_at < from.get() {
+                break;
+            }
+            file.find(self.options, hash, from, to, limit, &mut found)?;
+        }
+        // A run may have been written between the two looks.
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Store time and position of the newest indexed record.
+    pub fn newest(&self) -> (Millis, PhyOffset) {
+        let pending = self.pending();
+        if let Some(key) = pending.keys.last().or(pending.writing.last()) {
+            return (key.store_at, key.phy);
+        }
+        drop(pending);
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.last().map_or((Millis::ZERO, PhyOffset::ZERO), |file| {
+            (Millis::new(file.header.end_at), PhyOffset::from_wire(file.header.end_phy).unwrap_or_default())
+        })
+    }
+
+    /// Forgets every key at or beyond `end`.
+    pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
+        self.pending().keys.retain(|key| key.phy < end);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(last) = files.last()
+            && last.header.end_phy > end.to_wire()
+        {
+            // Entries of a cut log cannot be told from good ones by their slots: the file goes, and
+            // with it only the possibility to find these messages by key.
+            tracing::warn!(path = %last.path.display(), "the log was cut; its newest index file is dropped");
+            self.disk.remove(&last.path)?;
+            files.pop();
+        }
+        Ok(())
+    }
+
+    /// Removes files that only name records before `log_min`, but never the newest.
+    pub(super) fn raise_min(&self, log_min: PhyOffset) -> io::Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        while files.len() > 1 && files.first().is_some_and(|file| file.header.end_phy < log_min.to_wire()) {
+            let first = files.remove(0);
+            self.disk.remove(&first.path)?;
+        }
+        Ok(())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IndexFile {
+    fn open(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
+        let mut opened = Self { path, file, map: OnceLock::new(), header: Header::default() };
+        opened.header = Header::decode(opened.map()?);
+        opened.header.next = opened.header.next.max(1);
+        Ok(opened)
+    }
+
+    fn map(&self) -> io::Result<&Map> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = self.file.map()?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// Appends keys; there is room for them.
+    fn add(&mut self, options: IndexOptions, keys: &[Key]) -> io::Result<()> {
+        let mut header = self.header;
+        if header.next == 1
+            && header.begin_at == 0
+            && let Some(first) = keys.first()
+        {
+            header.begin_at = first.store_at.get();
+            header.begin_phy = first.phy.to_wire();
+        }
+        // The newest entry of every slot that changes; grouped by page when written.
+        let mut changed: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
+        let mut entries = Vec::with_capacity(keys.len() * 20);
+        for key in keys {
+            let slot = key.hash % options.slots;
+            let before = match changed.get(&slot) {
+                Some(newest) => *newest,
+                None => self.newest(options, slot, header.next)?,
+            };
+            if before == 0 {
+                header.slots += 1;
+            }
+            let secs = key.store_at.get().saturating_sub(header.begin_at).max(0) / 1000;
+            entries.extend_from_slice(&key.hash.to_be_bytes());
+            entries.extend_from_slice(&key.phy.to_wire().to_be_bytes());
+            entries.extend_from_slice(&i32::try_from(secs).unwrap_or(i32::MAX).to_be_bytes());
+            entries.extend_from_slice(&before.to_be_bytes());
+            changed.insert(slot, header.next);
+            header.next += 1;
+            header.end_at = key.store_at.get();
+            header.end_phy = key.phy.to_wire();
+        }
+        self.file.write_at(options.entry_at(self.header.next), &entries)?;
+        self.file.sync()?;
+        self.write_slots(options, &changed)?;
+        self.file.write_at(0, &header.encode())?;
+        self.file.sync()?;
+        self.header = header;
+        Ok(())
+    }
+
+    /// The newest entry of a slot below `next`.
+    fn newest(&self, options: IndexOptions, slot: u32, next: u32) -> io::Result<u32> {
+        let map = self.map()?;
+        let mut number = u32_at(map, HEADER_BYTES + u64::from(slot) * SLOT_BYTES).unwrap_or(0);
+        for _ in 0..CHAIN_MAX {
+            if number < self.header.next.min(next) {
+                return Ok(number);
+            }
+            // Left by a run that a crash ended: its entry says what was there before.
+            number = u32_at(map, options.entry_at(number) + 16).unwrap_or(0).min(number.saturating_sub(1));
+        }
+        Ok(0)
+    }
+
+    fn write_slots(
+        &self,
+        options: IndexOptions,
+        changed: &std::collections::BTreeMap<u32, u32>,
+    ) -> io::Result<()> {
+        let map = self.map()?;
+        let mut changed = changed.iter().peekable();
+        let mut page = Vec::with_capacity(PAGE_SLOTS as usize * 4);
+        while let Some((first, _)) = changed.peek() {
+            let start = **first - **first % PAGE_SLOTS;
+            let count = PAGE_SLOTS.min(options.slots - start);
+            let from = HEADER_BYTES + u64::from(start) * SLOT_BYTES;
+            let at = usize::try_from(from).unwrap_or(usize::MAX);
+            page.clear();
+            page.extend_from_slice(map.get(at..at.saturating_add(count as usize * 4)).unwrap_or_default());
+            while let Some((slot, number)) = changed.next_if(|(slot, _)| **slot < start + count) {
+                let within = (*slot - start) as usize * 4;
+                if let Some(place) = page.get_mut(within..within + 4) {
+                    place.copy_from_slice(&number.to_be_bytes());
+                }
+            }
+            self.file.write_at(from, &page)?;
+        }
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        options: IndexOptions,
+        hash: u32,
+        from: Millis,
+        to: Millis,
+        limit: usize,
+        found: &mut Vec<PhyOffset>,
+    ) -> io::Result<()> {
+        let map = self.map()?;
+        let mut number = self.newest(options, hash % options.slots, self.header.next)?;
+        for _ in 0..CHAIN_MAX {
+            if number == 0 || found.len() >= limit {
+                break;
+            }
+            let at = options.entry_at(number);
+            let (Some(entry_hash), Some(high), Some(low), Some(secs), Some(before)) = (
+                u32_at(map, at),
+                u32_at(map, at + 4),
+                u32_at(map, at + 8),
+                u32_at(map, at + 12),
+                u32_at(map, at + 16),
+            ) else {
+                break;
+            };
+            // Stored whole seconds only: the message may be up to one second younger.
+            let stored = Millis::new(self.header.begin_at).plus(u64::from(secs) * 1000);
+            if stored.plus(999) < from {
+                break;
+            }
+            if entry_hash == hash && stored <= to {
+                found.push(PhyOffset::new(u64::from(high) << 32 | u64::from(low)));
+            }
+            if before >= number {
+                break;
+            }
+            number = before;
+        }
+        Ok(())
+    }
+}
+
+impl Header {
+    fn decode(map: &[u8]) -> Self {
+        let long = |at: u64| {
+            let (high, low) = (u32_at(map, at).unwrap_or(0), u32_at(map, at + 4).unwrap_or(0));
+            (u64::from(high) << 32 | u64::from(low)).cast_signed()
+        };
+        Self {
+            begin_at: long(0),
+            end_at: long(8),
+            begin_phy: long(16),
+            end_phy: long(24),
+            slots: u32_at(map, 32).unwrap_or(0),
+            next: u32_at(map, 36).unwrap_or(0),
+        }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(40);
+        for long in [self.begin_at, self.end_at, self.begin_phy, self.end_phy] {
+            bytes.extend_from_slice(&long.to_be_bytes());
+        }
+        bytes.extend_from_slice(&self.slots.to_be_bytes());
+        bytes.extend_from_slice(&self.next.to_be_bytes());
+        bytes
+    }
+}
+
+/// The peer's absolute value: `i32::MIN`, which has none, becomes 0.
+fn index_hash(hash: i32) -> u32 {
+    hash.checked_abs().unwrap_or(0).cast_unsigned()
+}
+
+fn u32_at(bytes: &[u8], at: u64) -> Option<u32> {
+    let at = usize::try_from(at).ok()?;
+    bytes.get(at..)?.first_chunk::<4>().map(|chunk| u32::from_be_bytes(*chunk))
+}
+
+/// `yyyyMMddHHmmssSSS` in UTC.
+fn file_name(at: Millis) -> String {
+    let ms = at.get().max(0);
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60);
+    format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}{:03}", of_day % 1000)
+}
+
+/// Year, month and day of a day number since 1970-01-01, by counting eras of 400 years that start in
+/// March (the usual proleptic Gregorian arithmetic).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Tests of the key index.
+
+use super::super::disk::RealDisk;
+use super::*;
+
+const SMALL: IndexOptions = IndexOptions { slots: 7, entries: 20 };
+
+fn open(dir: &std::path::Path) -> KeyIndex {
+    KeyIndex::open(Arc::new(RealDisk), dir.join("index"), SMALL).expect("an index")
+}
+
+fn add(index: &KeyIndex, topic: &str, key: &str, phy: u64) {
+    let hash = index_hash(JavaHash::new().push(topic).push("#").push(key).finish());
+    let key = Key { hash, phy: PhyOffset::new(phy), store_at: Millis::new(1_000_000).plus(phy) };
+    index.pending().keys.push(key);
+}
+
+fn find(index: &KeyIndex, key: &str) -> Vec<u64> {
+    let found = index.find("T", key, Millis::ZERO, Millis::MAX, 100).expect("found");
+    found.into_iter().map(PhyOffset::get).collect()
+}
+
+#[test]
+fn keys_are_found_before_and_after_writing_and_in_older_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    for n in 0..50 {
+        add(&index, "T", &format!("k{}", n % 10), n * 100);
+    }
+    assert_eq!(find(&index, "k3"), [4300, 3300, 2300, 1300, 300]);
+    index.write().expect("written");
+    assert_eq!(find(&index, "k3"), [4300, 3300, 2300, 1300, 300]);
+    assert_eq!(find(&index, "nothing"), [0u64; 0]);
+    let again = open(dir.path());
+    assert_eq!(find(&again, "k3"), [4300, 3300, 2300, 1300, 300]);
+    assert_eq!(again.newest().1, PhyOffset::new(4900));
+    again.raise_min(PhyOffset::new(2500)).expect("raised");
+    assert_eq!(find(&again, "k3"), [4300, 3300, 2300]);
+}
+
+#[test]
+fn time_bounds_and_limits_hold() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    for n in 0..10 {
+        add(&index, "T", "k", n * 10_000);
+    }
+    for written in [false, true] {
+        if written {
+            index.write().expect("written");
+        }
+        let from = Millis::new(1_000_000).plus(20_000);
+        let found = index.find("T", "k", from, from.plus(20_000), 100).expect("found");
+        assert_eq!(found.len(), 3, "written: {written}");
+        assert_eq!(index.find("T", "k", Millis::ZERO, Millis::MAX, 2).expect("found").len(), 2);
+    }
+}
+
+#[test]
+fn slots_left_by_a_crashed_run_are_seen_through() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    add(&index, "T", "a", 100);
+    add(&index, "T", "b", 200);
+    index.write().expect("written");
+    let path = RealDisk.list(&dir.path().join("index")).expect("listed").remove(0).0;
+    let path = dir.path().join("index").join(path);
+    let header = std::fs::read(&path).expect("read")[..40].to_vec();
+    add(&index, "T", "a", 300);
+    index.write().expect("written");
+    // The crash: entries and slots are there, the header is not.
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[..40].copy_from_slice(&header);
+    std::fs::write(&path, bytes).expect("written");
+    let again = open(dir.path());
+    assert_eq!(find(&again, "a"), [100]);
+    add(&again, "T", "a", 300);
+    again.write().expect("written");
+    assert_eq!(find(&again, "a"), [300, 100]);
+}
+
+#[test]
+fn names_are_times() {
+    assert_eq!(file_name(Millis::new(0)), "19700101000000000");
+    assert_eq!(file_name(Millis::new(1_709_210_096_789)), "20240229123456789");
+}

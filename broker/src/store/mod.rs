@@ -1,0 +1,596 @@
+//! The store: one commit log, everything else folded from it.
+//!
+//! [`Store::open`] takes the directory's lock, recovers and starts the flusher. [`Store::append`]
+//! stages records, [`Store::drive`] gets them written and dispatched, [`Store::settled`] waits until
+//! the flush policy's promise holds for them. The directory is drawn in [`layout`].
+
+pub mod append;
+pub mod checkpoint;
+pub mod dedup;
+pub mod disk;
+pub mod dispatch;
+mod flush;
+pub mod index;
+pub mod layout;
+pub mod projection;
+pub mod queue;
+pub mod queues;
+pub mod recover;
+pub mod replay;
+pub mod retain;
+pub mod segments;
+pub mod watermark;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::TopicName;
+use gantry_proto::record::RecordView;
+
+pub use append::{AppendError, Appended, Batch, Placed};
+pub use projection::{ApplyError, Dispatched, Projection};
+pub use queue::{Queue, QueueEntry};
+pub use recover::Recovered;
+pub use watermark::Poisoned;
+
+use crate::clock::Clock;
+use append::{Log, LogLimits};
+use checkpoint::{CheckpointError, PeerCheckpoint, Positions};
+use dedup::{DedupOptions, DedupWindow};
+use disk::{DirLock, Disk, Map};
+use dispatch::{DelayLevels, Dispatcher, Folds};
+use flush::FlushSignal;
+use index::{IndexOptions, KeyIndex};
+use layout::Layout;
+use queues::Queues;
+use retain::{Hold, Holds, Retention};
+use segments::{Segments, SegmentsError};
+
+/// Bytes behind the written end whose records are served without checking their checksum again.
+const RECENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What an acknowledged append survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushPolicy {
+    /// The end of the process: the bytes are in the page cache.
+    Memory,
+    /// A power loss: the bytes are on the disk.
+    Disk,
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// What an acknowledged append survives.
+    pub policy: FlushPolicy,
+    /// Length of a log file in bytes. Fixed for the life of the store.
+    pub segment_bytes: u64,
+    /// Length of a consume queue file in bytes. Fixed for the life of the store.
+    pub queue_file_bytes: u64,
+    /// The most bytes that may wait to be written before appends are refused.
+    pub staged_bytes_max: u64,
+    /// Disk blocks are reserved in steps of this many bytes.
+    pub allocate_step: u64,
+    /// Bytes of the disk that appends leave free, for recovery and metadata.
+    pub reserve_bytes: u64,
+    /// Delay of each level in milliseconds.
+    pub delay_levels: DelayLevels,
+    /// Sizes of the key index.
+    pub index: IndexOptions,
+    /// Bounds of the dedup window.
+    pub dedup: DedupOptions,
+    /// When old messages go.
+    pub retention: Retention,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            policy: FlushPolicy::Disk,
+            segment_bytes: 1024 * 1024 * 1024,
+            queue_file_bytes: 300_000 * queue::ENTRY_BYTES,
+            staged_bytes_max: 32 * 1024 * 1024,
+            allocate_step: 64 * 1024 * 1024,
+            reserve_bytes: 64 * 1024 * 1024,
+            delay_levels: Arc::from([]),
+            index: IndexOptions::default(),
+            dedup: DedupOptions::default(),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the store {0} is in use by another process: stop that one, or choose another --store")]
+    Locked(PathBuf),
+    /// A newer program wrote it, or its checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The log's files are not what they must be.
+    #[error(transparent)]
+    Segments(#[from] SegmentsError),
+    /// Reading or writing the directory failed.
+    #[error("cannot use {path} as a store: check that it exists, may be written and has free space")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why bytes of the log cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The position was cleaned away.
+    #[error("log position {at} is gone, the log starts at {min}")]
+    Gone {
+        /// What was asked for.
+        at: PhyOffset,
+        /// Where the log starts.
+        min: PhyOffset,
+    },
+    /// The position was not written yet, or no record starts there.
+    #[error("no record starts at log position {at}")]
+    Nothing {
+        /// What was asked for.
+        at: PhyOffset,
+    },
+    /// The record's checksum does not match.
+    #[error("the record at log position {at} is damaged ({what}); it is not served")]
+    Damaged {
+        /// Where it starts.
+        at: PhyOffset,
+        /// What did not check out.
+        what: String,
+    },
+    /// The file cannot be mapped.
+    #[error("cannot read the log at {at}")]
+    Io {
+        /// What was asked for.
+        at: PhyOffset,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Bytes of the log, shared with the file's map.
+#[derive(Clone, Debug)]
+pub struct LogSlice {
+    map: Map,
+    from: usize,
+    to: usize,
+}
+
+impl Deref for LogSlice {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.map.get(self.from..self.to).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for LogSlice {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// An open store. Dropping it without [`close`](Self::close) leaves the abort marker, as a crash would.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    policy: FlushPolicy,
+    log: Arc<Log>,
+    folds: Folds,
+    holds: Holds,
+    retention: Retention,
+    dispatcher: Arc<Dispatcher>,
+    signal: Arc<FlushSignal>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+    /// Log position and state of the last saved checkpoint; saves one that would say the same.
+    saved: Mutex<Option<Positions>>,
+    closed: AtomicBool,
+    recovered: Recovered,
+    _lock: DirLock,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it when there is none, and brings `projections` up to its end.
+    pub fn open(
+        dir: &Path,
+        options: &StoreOptions,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        projections: Vec<Box<dyn Projection>>,
+    ) -> Result<Self, OpenError> {
+        let layout = Layout::new(dir);
+        let io = |source| OpenError::Io { path: dir.to_path_buf(), source };
+        let lock = DirLock::take(&layout.lock()).map_err(io)?.ok_or_else(|| OpenError::Locked(dir.into()))?;
+        let positions = checkpoint::load(&layout)?;
+        let clean = !layout.abort().exists();
+        let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes)?;
+        let folds = open_folds(&disk, &layout, options).map_err(io)?;
+        disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
+
+        let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
+        let dispatcher = Dispatcher::new(folds.clone(), projections, from);
+        let recovered = recover::run(&segments, &folds, &dispatcher, from).map_err(io)?;
+        let recovered = Recovered { clean, ..recovered };
+
+        let limits = LogLimits {
+            staged_bytes_max: options.staged_bytes_max,
+            allocate_step: options.allocate_step,
+            reserve_bytes: options.reserve_bytes,
+        };
+        let log = Log::new(Arc::clone(&disk), dir.to_path_buf(), segments, limits, recovered.end);
+        let store = Self {
+            layout,
+            disk,
+            clock,
+            policy: options.policy,
+            log: Arc::new(log),
+            folds,
+            holds: Holds::default(),
+            retention: options.retention,
+            dispatcher: Arc::new(dispatcher),
+            signal: Arc::default(),
+            flusher: Mutex::new(None),
+            saved: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            recovered,
+            _lock: lock,
+        };
+        store.save_checkpoint().map_err(io)?;
+        store.start_flusher().map_err(io)?;
+        Ok(store)
+    }
+
+    fn start_flusher(&self) -> io::Result<()> {
+        let (policy, log, dispatcher, signal) =
+            (self.policy, Arc::clone(&self.log), Arc::clone(&self.dispatcher), Arc::clone(&self.signal));
+        let thread = std::thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || flush::run(policy, &log, &dispatcher, &signal))?;
+        *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// The store directory.
+    pub fn dir(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// The paths of the store.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The clock that stamps records.
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// What was found when the store was opened.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// What an acknowledged append survives.
+    pub fn policy(&self) -> FlushPolicy {
+        self.policy
+    }
+
+    /// First byte of the log that is still there.
+    pub fn min_offset(&self) -> PhyOffset {
+        self.log.segments().min()
+    }
+
+    /// First byte behind the last written record.
+    pub fn max_offset(&self) -> PhyOffset {
+        self.log.marks().written.get()
+    }
+
+    /// First byte behind the last record that consumers may see.
+    pub fn visible_offset(&self) -> PhyOffset {
+        self.log.marks().visible.get()
+    }
+
+    /// Bytes that every projection has yet to apply.
+    pub fn dispatch_behind_bytes(&self) -> u64 {
+        self.max_offset().since(self.log.marks().dispatched.get())
+    }
+
+    /// The log underneath, for retention and inspection.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// All consume queues.
+    pub fn queues(&self) -> &Queues {
+        &self.folds.queues
+    }
+
+    /// The key index.
+    pub fn index(&self) -> &KeyIndex {
+        &self.folds.index
+    }
+
+    /// The dedup window.
+    pub fn dedup(&self) -> &DedupWindow {
+        &self.folds.dedup
+    }
+
+    /// Keeps the log from `at` on until the hold is dropped or moved on.
+    pub fn hold(&self, at: PhyOffset) -> Hold {
+        self.holds.hold(at)
+    }
+
+    /// One round of housekeeping: a checkpoint when something is new, expired ids, retention. Blocks on
+    /// the disk; to be called every few seconds, and sooner when [`wants_checkpoint`](Self::wants_checkpoint).
+    pub fn keep_house(&self) -> io::Result<()> {
+        let now = self.clock.now();
+        self.folds.dedup.expire(now);
+        self.save_checkpoint()?;
+        retain::clean(self, &self.holds, &self.retention, now).map(|_| ())
+    }
+
+    /// Whether much memory waits for a checkpoint.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.dispatcher.is_full()
+    }
+
+    fn raise_min(&self) -> io::Result<()> {
+        let min = self.min_offset();
+        self.folds.queues.each(|queue| queue.raise_min(min))?;
+        self.folds.index.raise_min(min)?;
+        self.dispatcher.each(|projection| projection.raise_min(min))
+    }
+
+    /// The queue, made when it is not there yet.
+    pub fn queue(&self, topic: &TopicName, id: QueueId) -> io::Result<Arc<Queue>> {
+        self.folds.queues.get_or_open(topic, id)
+    }
+
+    /// The queue, if it was ever asked for.
+    pub fn find_queue(&self, topic: &str, id: QueueId) -> Option<Arc<Queue>> {
+        self.folds.queues.find(topic, id)
+    }
+
+    /// All queues of a topic.
+    pub fn topic_queues(&self, topic: &str) -> Vec<Arc<Queue>> {
+        self.folds.queues.of_topic(topic)
+    }
+
+    /// Topics that have queues on the disk or were asked for.
+    pub fn topics_on_disk(&self) -> Vec<TopicName> {
+        self.folds.queues.topics()
+    }
+
+    /// Drops a topic's consume queues. Its records stay in the log until that is cleaned.
+    pub fn remove_topic(&self, topic: &str) -> io::Result<()> {
+        self.folds.queues.remove_topic(topic)
+    }
+
+    /// Gives the batch's records their places. They are written by the next [`drive`](Self::drive).
+    pub fn append(&self, batch: &mut Batch) -> Result<Appended, AppendError> {
+        self.log.append(batch, self.clock.now())
+    }
+
+    /// Gets appended records written (policy `memory`) or asks the flusher to (policy `disk`), and
+    /// dispatches what became visible. To be called after one or several appends.
+    pub fn drive(&self) {
+        match self.policy {
+            FlushPolicy::Disk => self.signal.request(),
+            FlushPolicy::Memory => {
+                // A failure stops the log; whoever waits for the records is told by `settled`.
+                if let Ok(written) = self.log.write_staged() {
+                    self.log.marks().visible.advance(written);
+                    self.dispatcher.run(&self.log);
+                    self.signal.request();
+                }
+            }
+        }
+    }
+
+    /// Waits until the flush policy's promise holds for every byte below `end`.
+    pub async fn settled(&self, end: PhyOffset) -> Result<(), Poisoned> {
+        self.log.marks().wait(&self.log.marks().visible, end).await
+    }
+
+    /// Whether the policy's promise holds for every byte below `end` already.
+    pub fn is_settled(&self, end: PhyOffset) -> bool {
+        self.log.marks().visible.get() >= end
+    }
+
+    /// Waits until every projection has applied every record below `end`.
+    pub async fn dispatched(&self, end: PhyOffset) -> Result<(), Poisoned> {
+        self.log.marks().wait(&self.log.marks().dispatched, end).await
+    }
+
+    /// [`append`](Self::append), [`drive`](Self::drive) and [`settled`](Self::settled).
+    pub async fn append_settled(&self, batch: &mut Batch) -> Result<Appended, AppendError> {
+        let appended = self.append(batch)?;
+        self.drive();
+        self.settled(appended.end).await?;
+        Ok(appended)
+    }
+
+    /// The failure that stopped the log, if one did.
+    pub fn failure(&self) -> Option<&Poisoned> {
+        self.log.marks().failure()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn staged_bytes(&self) -> u64 {
+        self.log.staged_bytes()
+    }
+
+    /// `size` bytes of the log from `at` on: a record, as a queue entry names it. Its checksum is
+    /// checked unless it was written recently.
+    pub fn read(&self, at: PhyOffset, size: u32) -> Result<LogSlice, ReadError> {
+        let written = self.max_offset();
+        let min = self.min_offset();
+        if at < min {
+            return Err(ReadError::Gone { at, min });
+        }
+        if at + u64::from(size) > written {
+            return Err(ReadError::Nothing { at });
+        }
+        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
+        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
+        let from = usize::try_from(at.since(segment.start())).unwrap_or(usize::MAX);
+        let slice = LogSlice { map: map.clone(), from, to: from.saturating_add(size as usize) };
+        if slice.len() != size as usize {
+            return Err(ReadError::Nothing { at });
+        }
+        if written.since(at) > RECENT_BYTES {
+            check_whole(&slice, at)?;
+        }
+        Ok(slice)
+    }
+
+    /// The whole record that starts at `at`.
+    pub fn record_at(&self, at: PhyOffset) -> Result<LogSlice, ReadError> {
+        let min = self.min_offset();
+        let written = self.max_offset();
+        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
+        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
+        let offset =
+            |position: PhyOffset| usize::try_from(position.since(segment.start())).unwrap_or(usize::MAX);
+        let (from, end) = (offset(at), offset(written).min(map.len()));
+        let rest = map.get(from..end).ok_or(ReadError::Nothing { at })?;
+        let view = RecordView::parse(rest).map_err(|_| ReadError::Nothing { at })?;
+        let to = from.saturating_add(view.total_size() as usize);
+        let slice = LogSlice { map: map.clone(), from, to };
+        check_whole(&slice, at)?;
+        Ok(slice)
+    }
+
+    /// Store time of the message an entry points to; `None` when it is gone or damaged.
+    pub fn store_time(&self, entry: &QueueEntry) -> Option<Millis> {
+        let slice = self.read(entry.phy, entry.size).ok()?;
+        RecordView::parse(&slice).ok().map(|view| view.store_at())
+    }
+
+    /// The first message of `queue` stored at or after `at`; the queue's end when there is none.
+    pub fn find_by_time(&self, queue: &Queue, at: Millis) -> io::Result<QueueOffset> {
+        queue.partition(|entry| entry.is_blank() || self.store_time(entry).is_none_or(|stored| stored < at))
+    }
+
+    /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
+    pub fn save_checkpoint(&self) -> io::Result<()> {
+        let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
+        let flushed = self.log.flush().map_err(stopped)?;
+        let (at, store_at) = self.dispatcher.flush()?;
+        let mut projections: BTreeMap<String, u64> = self
+            .dispatcher
+            .positions()
+            .into_iter()
+            .map(|(name, position)| (name.to_owned(), position.get().min(at.get())))
+            .collect();
+        projections.insert("queues".to_owned(), at.get());
+        let positions = Positions { format: checkpoint::FORMAT, flushed: flushed.get(), projections };
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if saved.as_ref() == Some(&positions) {
+            return Ok(());
+        }
+        let peer = PeerCheckpoint {
+            physic_msg_time: store_at,
+            logics_msg_time: store_at,
+            index_msg_time: Millis::ZERO,
+            logics_phy: at,
+        };
+        checkpoint::save(self.disk.as_ref(), &self.layout, &positions, &peer)?;
+        *saved = Some(positions);
+        Ok(())
+    }
+
+    /// Writes and flushes everything, saves the checkpoint and removes the abort marker. Appends must
+    /// have ended.
+    pub fn close(&self) -> io::Result<()> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.stop_flusher();
+        let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
+        self.log.write_staged().map_err(stopped)?;
+        let flushed = self.log.flush().map_err(stopped)?;
+        self.log.marks().visible.advance(flushed);
+        self.dispatcher.run(&self.log);
+        self.save_checkpoint()?;
+        self.disk.remove(&self.layout.abort())
+    }
+
+    fn stop_flusher(&self) {
+        self.signal.stop();
+        let thread = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the flusher thread panicked");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop_flusher();
+    }
+}
+
+fn open_folds(disk: &Arc<dyn Disk>, layout: &Layout, options: &StoreOptions) -> io::Result<Folds> {
+    let queues = Queues::open(Arc::clone(disk), layout.root(), options.queue_file_bytes)?;
+    let index = KeyIndex::open(Arc::clone(disk), layout.index(), options.index)?;
+    let dedup = DedupWindow::open(Arc::clone(disk), layout.dedup(), options.dedup)?;
+    Ok(Folds {
+        queues: Arc::new(queues),
+        index: Arc::new(index),
+        dedup: Arc::new(dedup),
+        delay_levels: Arc::clone(&options.delay_levels),
+    })
+}
+
+/// Where recovery must start so that every projection gets what it lacks.
+fn replay_from(
+    layout: &Layout,
+    segments: &Segments,
+    folds: &Folds,
+    positions: Option<&Positions>,
+    projections: &[Box<dyn Projection>],
+    clean: bool,
+) -> PhyOffset {
+    let from = match positions {
+        // Projections at zero rely on the checkpoint; the others keep a position of their own.
+        Some(positions) => positions.start(&["queues"]),
+        None => recover::start_of_peer(layout, segments, &folds.queues, clean),
+    };
+    let own = projections.iter().map(|projection| projection.position()).min();
+    own.map_or(from, |own| from.min(own)).max(segments.min())
+}
+
+fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<(), ReadError> {
+    let damaged = |what: String| ReadError::Damaged { at, what };
+    let view = RecordView::parse(slice).map_err(|error| damaged(error.to_string()))?;
+    if view.phy_offset() != at {
+        return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
+    }
+    view.check_body_crc().map_err(|error| damaged(error.to_string()))?;
+    view.check_record_crc().map_err(|error| damaged(error.to_string()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

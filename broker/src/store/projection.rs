@@ -1,0 +1,59 @@
+//! What the log is folded into.
+
+use std::io;
+use std::sync::Arc;
+
+use gantry_proto::ids::PhyOffset;
+use gantry_proto::record::{HotProperties, RecordView};
+
+use super::queue::Queue;
+
+/// A record on its way through the projections.
+#[derive(Debug)]
+pub struct Dispatched<'a> {
+    /// The record.
+    pub view: RecordView<'a>,
+    /// Its properties that most projections look at, found in one pass.
+    pub hot: HotProperties<'a>,
+    /// The queue it is an entry of; `None` for records that no queue lists.
+    pub queue: Option<&'a Arc<Queue>>,
+}
+
+/// A record that a projection could not apply.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A file of the projection could not be written.
+    #[error("cannot write the projection's files")]
+    Io(#[from] io::Error),
+    /// The record does not say what its topic promises.
+    #[error("the record at {at} is not what its topic promises: {what}")]
+    Malformed {
+        /// Where the record starts.
+        at: PhyOffset,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// A fold over the commit log. Everything on disk but the log itself is one of these.
+///
+/// It runs on whichever thread moved the visible watermark: it must be quick and must neither append
+/// nor wait.
+pub trait Projection: Send {
+    /// Its name in the checkpoint file and in messages.
+    fn name(&self) -> &'static str;
+    /// First byte this projection has not applied.
+    fn position(&self) -> PhyOffset;
+    /// Applies one record; records come in log order, and again after a crash: be idempotent.
+    fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError>;
+    /// Makes everything below [`position`](Self::position) durable.
+    fn flush(&mut self) -> io::Result<()>;
+    /// Forgets everything at or beyond `end`: the log was cut there.
+    fn truncate(&mut self, end: PhyOffset) -> io::Result<()>;
+    /// Called after each run of records: the place to wake whoever waits for them.
+    fn finish_batch(&mut self) {}
+    /// Called when the records before `min` have left the log.
+    fn raise_min(&mut self, _min: PhyOffset) -> io::Result<()> {
+        Ok(())
+    }
+}

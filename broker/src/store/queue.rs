@@ -1,0 +1,586 @@
+//! One consume queue: where in the log the n-th message of a queue is.
+//!
+//! ```text
+//!  0                8        12               20
+//!  +----------------+--------+----------------+
+//!  | phy offset i64 | size   | tags code i64  |   entry n starts at byte n * 20
+//!  +----------------+--------+----------------+
+//! ```
+//!
+//! Entries lie in files of fixed length, named after their first byte (`00000000000006000000`). A blank
+//! entry (size `0x7FFF_FFFF`) stands for a message that is gone: before the first entry of a queue that
+//! was restarted, or where a damaged record was passed over.
+//!
+//! New entries wait in memory and are written in runs. After a crash the files may lack the newest
+//! entries, or hold ones that were never made durable: recovery cuts each queue at the checkpoint's
+//! log position and dispatch rebuilds the rest from the log.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::{TopicKind, TopicName};
+
+use super::disk::{Disk, DiskFile, Map, offset_path, parse_offset_name};
+
+/// Bytes of one entry.
+pub const ENTRY_BYTES: u64 = 20;
+const BLANK_SIZE: u32 = 0x7FFF_FFFF;
+/// Unwritten entries are written once they fill this many bytes.
+const PENDING_MAX: usize = 16 * 1024;
+
+/// Where one message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueEntry {
+    /// Its number in the queue.
+    pub at: QueueOffset,
+    /// Where its record starts in the log.
+    pub phy: PhyOffset,
+    /// Length of the record in bytes.
+    pub size: u32,
+    /// Hash of its tag, or the due time in the schedule topic.
+    pub tags_code: i64,
+}
+
+impl QueueEntry {
+    /// Whether it stands for a message that is gone.
+    pub const fn is_blank(&self) -> bool {
+        self.size == BLANK_SIZE
+    }
+
+    fn encode(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&self.phy.to_wire().to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.size.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.tags_code.to_be_bytes());
+        bytes
+    }
+
+    /// `None` for bytes that no entry was written to.
+    fn decode(at: QueueOffset, bytes: &[u8]) -> Option<Self> {
+        let (phy, rest) = bytes.split_first_chunk::<8>()?;
+        let (size, rest) = rest.split_first_chunk::<4>()?;
+        let (tags_code, _) = rest.split_first_chunk::<8>()?;
+        let phy = PhyOffset::from_wire(i64::from_be_bytes(*phy))?;
+        let size = u32::from_be_bytes(*size);
+        let written = size > 0 && size <= BLANK_SIZE;
+        written.then_some(Self { at, phy, size, tags_code: i64::from_be_bytes(*tags_code) })
+    }
+}
+
+/// One queue of one topic.
+#[derive(Debug)]
+pub struct Queue {
+    topic: TopicName,
+    kind: TopicKind,
+    id: QueueId,
+    /// The number the next appended message gets. Changed only under the log's tail lock.
+    next: AtomicU64,
+    min: AtomicU64,
+    max: AtomicU64,
+    /// Guards the files and the unwritten entries.
+    files: Mutex<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    file_bytes: u64,
+    /// Opened files, by first byte, in order. Files not listed here are opened when needed.
+    open: Vec<Arc<QueueFile>>,
+    pending: Vec<u8>,
+    /// Number of the first pending entry.
+    pending_at: u64,
+    /// First bytes of the files written since the last sync.
+    unsynced: Vec<u64>,
+    /// Where the last entry's record is: gaps repeat it so that positions never fall.
+    last_phy: PhyOffset,
+}
+
+#[derive(Debug)]
+struct QueueFile {
+    start: u64,
+    file: Arc<dyn DiskFile>,
+    map: OnceLock<Map>,
+}
+
+impl Queue {
+    /// Opens the queue as it was when the log ended at `position`; `file_bytes` is rounded up to whole
+    /// entries.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        topic: TopicName,
+        id: QueueId,
+        file_bytes: u64,
+    ) -> io::Result<Self> {
+        let file_bytes = file_bytes.div_ceil(ENTRY_BYTES) * ENTRY_BYTES;
+        let mut files = Files {
+            disk,
+            dir,
+            file_bytes,
+            open: Vec::new(),
+            pending: Vec::new(),
+            pending_at: 0,
+            unsynced: Vec::new(),
+            last_phy: PhyOffset::ZERO,
+        };
+        let (first, end) = files.bounds()?;
+        files.pending_at = end;
+        if let Some(last) = end.checked_sub(1).filter(|last| *last >= first)
+            && let Some(entry) = files.read(last)?
+        {
+            files.last_phy = entry.phy;
+        }
+        Ok(Self {
+            kind: topic.kind(),
+            topic,
+            id,
+            next: AtomicU64::new(end),
+            min: AtomicU64::new(first),
+            max: AtomicU64::new(end),
+            files: Mutex::new(files),
+        })
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// What the topic is for.
+    pub fn kind(&self) -> TopicKind {
+        self.kind
+    }
+
+    /// The queue's number in its topic.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// The first message that is still there.
+    pub fn min(&self) -> QueueOffset {
+        QueueOffset::new(self.min.load(Ordering::Acquire))
+    }
+
+    /// The number after the last visible message.
+    pub fn max(&self) -> QueueOffset {
+        QueueOffset::new(self.max.load(Ordering::Acquire))
+    }
+
+    /// The entry `at`, unless it is outside `min..max` or blank.
+    pub fn entry(&self, at: QueueOffset) -> Option<QueueEntry> {
+        let mut found = Vec::with_capacity(1);
+        self.entries(at, 1, &mut found);
+        found.pop().filter(|entry| !entry.is_blank())
+    }
+
+    /// Appends at most `limit` entries from `from` on to `out`, in order, blanks included. Nothing when
+    /// `from` is outside `min..max`.
+    pub fn entries(&self, from: QueueOffset, limit: usize, out: &mut Vec<QueueEntry>) {
+        let (min, max) = (self.min().get(), self.max().get());
+        if from.get() < min || from.get() >= max {
+            return;
+        }
+        let end = max.min(from.get().saturating_add(limit as u64));
+        let mut files = self.lock();
+        let mut at = from.get();
+        while at < end {
+            let before = at;
+            if let Err(error) = files.read_run(&mut at, end, out) {
+                tracing::error!(topic = %self.topic, queue = %self.id, at, %error, "cannot read consume queue");
+                return;
+            }
+            if at == before {
+                return;
+            }
+        }
+    }
+
+    /// The number the next message gets, moved on by one. Only under the log's tail lock.
+    pub(super) fn assign(&self) -> QueueOffset {
+        let at = self.next.load(Ordering::Relaxed);
+        self.next.store(at + 1, Ordering::Relaxed);
+        QueueOffset::new(at)
+    }
+
+    /// Whether nothing was ever appended.
+    pub fn is_empty(&self) -> bool {
+        self.next.load(Ordering::Relaxed) == 0
+    }
+
+    /// Adds the entry of a dispatched record. One that is there already changes nothing; a gap before
+    /// it (a damaged record, a queue that was restarted) is filled with blanks.
+    pub(super) fn push(&self, entry: QueueEntry) -> io::Result<()> {
+        let max = self.max.load(Ordering::Relaxed);
+        let at = entry.at.get();
+        if at < max {
+            return Ok(());
+        }
+        let mut files = self.lock();
+        if at > max {
+            files.fill_gap(max, at)?;
+            if max == 0 {
+                self.min.store(at, Ordering::Release);
+            }
+        }
+        files.push(&entry)?;
+        drop(files);
+        self.max.store(at + 1, Ordering::Release);
+        self.next.fetch_max(at + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes the entries that are only in memory; with `sync` also makes all of them durable.
+    pub(super) fn flush(&self, sync: bool) -> io::Result<()> {
+        let mut files = self.lock();
+        files.write_pending()?;
+        if sync {
+            files.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets every entry of a record that does not end at or below `end`.
+    pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
+        let mut files = self.lock();
+        files.write_pending()?;
+        let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
+        let keep = files.partition(first, last, |entry| {
+            entry.is_blank() && entry.phy < end || entry.phy + u64::from(entry.size) <= end
+        })?;
+        if keep < last {
+            files.cut(keep)?;
+        }
+        files.pending_at = keep;
+        files.last_phy = match keep.checked_sub(1).filter(|at| *at >= first) {
+            Some(at) => files.read(at)?.map_or(PhyOffset::ZERO, |entry| entry.phy),
+            None => PhyOffset::ZERO,
+        };
+        self.max.store(keep, Ordering::Release);
+        self.next.store(keep, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Moves the first visible entry to the first one at or behind `log_min`, and removes files that
+    /// only hold earlier ones.
+    pub(super) fn raise_min(&self, log_min: PhyOffset) -> io::Result<()> {
+        let mut files = self.lock();
+        files.write_pending()?;
+        let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
+        let min = files.partition(first, last, |entry| entry.phy < log_min)?;
+        self.min.store(min, Ordering::Release);
+        files.remove_before(min)
+    }
+
+    /// The first entry for which `before` is false; `before` must hold for a prefix.
+    pub fn partition(&self, before: impl FnMut(&QueueEntry) -> bool) -> io::Result<QueueOffset> {
+        let (first, last) = (self.min().get(), self.max().get());
+        self.lock().partition(first, last, before).map(QueueOffset::new)
+    }
+
+    /// Removes all files. The queue must not be used afterwards.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let mut files = self.lock();
+        files.pending.clear();
+        files.cut(0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Files {
+    fn starts(&self) -> io::Result<Vec<u64>> {
+        let listed = self.disk.list(&self.dir)?;
+        Ok(listed.iter().filter_map(|(name, _)| parse_offset_name(name)).collect())
+    }
+
+    /// Number of the first entry of the first file, and of the one after the last written entry.
+    fn bounds(&mut self) -> io::Result<(u64, u64)> {
+        let starts = self.starts()?;
+        let Some(first) = starts.first().copied() else { return Ok((0, 0)) };
+        for start in starts.iter().rev().copied() {
+            let base = start / ENTRY_BYTES;
+            let file = self.file(start)?;
+            let entries = file.file.length()?.min(self.file_bytes) / ENTRY_BYTES;
+            let map = file.map()?;
+            let written =
+                partition_point(entries, |n| decode_in(map, n, QueueOffset::new(base + n)).is_some());
+            if written > 0 || start == first {
+                self.open.clear();
+                return Ok((first / ENTRY_BYTES, base + written));
+            }
+        }
+        Ok((0, 0))
+    }
+
+    fn file(&mut self, start: u64) -> io::Result<Arc<QueueFile>> {
+        match self.open.binary_search_by_key(&start, |file| file.start) {
+            Ok(at) => Ok(Arc::clone(&self.open[at])),
+            Err(at) => {
+                let file = self.disk.open(&offset_path(&self.dir, start), self.file_bytes)?;
+                let file = Arc::new(QueueFile { start, file, map: OnceLock::new() });
+                self.open.insert(at, Arc::clone(&file));
+                Ok(file)
+            }
+        }
+    }
+
+    fn locate(&self, at: u64) -> (u64, u64) {
+        let byte = at * ENTRY_BYTES;
+        (byte - byte % self.file_bytes, byte % self.file_bytes)
+    }
+
+    /// Reads entries `at..end` as far as one file or the pending run reaches, moving `at` on.
+    fn read_run(&mut self, at: &mut u64, end: u64, out: &mut Vec<QueueEntry>) -> io::Result<()> {
+        if *at >= self.pending_at {
+            while *at < end
+                && let Some(entry) = decode_in(&self.pending, *at - self.pending_at, QueueOffset::new(*at))
+            {
+                out.push(entry);
+                *at += 1;
+            }
+            return Ok(());
+        }
+        let (start, byte) = self.locate(*at);
+        let file = self.file(start)?;
+        let map = file.map()?;
+        let here = (self.file_bytes - byte) / ENTRY_BYTES;
+        let stop = end.min(*at + here).min(self.pending_at);
+        let first = *at - byte / ENTRY_BYTES;
+        while *at < stop {
+            let Some(entry) = decode_in(map, *at - first, QueueOffset::new(*at)) else { break };
+            out.push(entry);
+            *at += 1;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, at: u64) -> io::Result<Option<QueueEntry>> {
+        let mut out = Vec::with_capacity(1);
+        let mut from = at;
+        self.read_run(&mut from, at + 1, &mut out)?;
+        Ok(out.pop())
+    }
+
+    fn partition(
+        &mut self,
+        first: u64,
+        last: u64,
+        mut before: impl FnMut(&QueueEntry) -> bool,
+    ) -> io::Result<u64> {
+        let (mut low, mut high) = (first, last);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.read(middle)? {
+                Some(entry) if before(&entry) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    fn push(&mut self, entry: &QueueEntry) -> io::Result<()> {
+        self.pending.extend_from_slice(&entry.encode());
+        self.last_phy = entry.phy;
+        if self.pending.len() >= PENDING_MAX { self.write_pending() } else { Ok(()) }
+    }
+
+    fn fill_gap(&mut self, max: u64, at: u64) -> io::Result<()> {
+        // Only the file that the entry lies in needs its earlier slots filled.
+        let from = if max == 0 {
+            self.write_pending()?;
+            let start = self.locate(at).0 / ENTRY_BYTES;
+            self.pending_at = start;
+            start
+        } else {
+            max
+        };
+        for missing in from..at {
+            let blank = QueueEntry {
+                at: QueueOffset::new(missing),
+                phy: self.last_phy,
+                size: BLANK_SIZE,
+                tags_code: 0,
+            };
+            self.push(&blank)?;
+        }
+        Ok(())
+    }
+
+    fn write_pending(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let mut written = 0;
+        while written < pending.len() {
+            let (start, byte) = self.locate(self.pending_at);
+            let room = usize::try_from(self.file_bytes - byte).unwrap_or(usize::MAX);
+            let run = &pending[written..pending.len().min(written.saturating_add(room))];
+            let result = self.file(start).and_then(|file| file.file.write_at(byte, run));
+            if let Err(error) = result {
+                // What was not written stays pending: a later flush tries again.
+                self.pending = pending[written..].to_vec();
+                return Err(error);
+            }
+            if self.unsynced.last() != Some(&start) {
+                self.unsynced.push(start);
+            }
+            written += run.len();
+            self.pending_at += run.len() as u64 / ENTRY_BYTES;
+        }
+        self.pending = pending;
+        self.pending.clear();
+        if self.pending.capacity() > PENDING_MAX / 4 && written < PENDING_MAX / 8 {
+            self.pending = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        for start in std::mem::take(&mut self.unsynced) {
+            self.file(start)?.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Removes every entry from number `keep` on.
+    fn cut(&mut self, keep: u64) -> io::Result<()> {
+        let byte = keep * ENTRY_BYTES;
+        self.open.clear();
+        for start in self.starts()? {
+            if start >= byte {
+                self.disk.remove(&offset_path(&self.dir, start))?;
+            } else if start + self.file_bytes > byte {
+                let file = self.disk.open(&offset_path(&self.dir, start), self.file_bytes)?;
+                file.zero_from(byte - start)?;
+            }
+        }
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Removes files that end at or before entry `min`, but never the last.
+    fn remove_before(&mut self, min: u64) -> io::Result<()> {
+        let starts = self.starts()?;
+        for start in starts.iter().take(starts.len().saturating_sub(1)).copied() {
+            if start + self.file_bytes <= min * ENTRY_BYTES {
+                self.open.retain(|file| file.start != start);
+                self.unsynced.retain(|unsynced| *unsynced != start);
+                self.disk.remove(&offset_path(&self.dir, start))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl QueueFile {
+    fn map(&self) -> io::Result<&Map> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = self.file.map()?;
+        Ok(self.map.get_or_init(|| map))
+    }
+}
+
+fn decode_in(bytes: &[u8], n: u64, at: QueueOffset) -> Option<QueueEntry> {
+    let from = usize::try_from(n.checked_mul(ENTRY_BYTES)?).ok()?;
+    QueueEntry::decode(at, bytes.get(from..from.checked_add(20)?)?)
+}
+
+/// The first of `0..count` for which `holds` is false.
+fn partition_point(count: u64, holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::RealDisk;
+    use super::*;
+
+    fn open(dir: &std::path::Path) -> Queue {
+        let topic = TopicName::parse("T").expect("a valid name");
+        Queue::open(Arc::new(RealDisk), dir.join("T/0"), topic, QueueId::ZERO, 320).expect("a queue")
+    }
+
+    fn entry(at: u64, phy: u64) -> QueueEntry {
+        QueueEntry { at: QueueOffset::new(at), phy: PhyOffset::new(phy), size: 100, tags_code: -7 }
+    }
+
+    fn all(queue: &Queue) -> Vec<QueueEntry> {
+        let mut out = Vec::new();
+        queue.entries(queue.min(), 1000, &mut out);
+        out
+    }
+
+    #[test]
+    fn entries_are_read_from_memory_and_over_file_ends() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queue = open(dir.path());
+        for n in 0..40 {
+            queue.push(entry(n, n * 100)).expect("push");
+            if n == 20 {
+                queue.flush(true).expect("flush");
+            }
+        }
+        assert_eq!(all(&queue).len(), 40);
+        assert_eq!(queue.entry(QueueOffset::new(33)), Some(entry(33, 3300)));
+        queue.push(entry(12, 1)).expect("an entry that is there already is skipped");
+        queue.flush(true).expect("flush");
+        let again = open(dir.path());
+        assert_eq!(all(&again), all(&queue));
+        assert_eq!(again.assign(), QueueOffset::new(40));
+    }
+
+    #[test]
+    fn truncation_forgets_what_lies_behind_the_log() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queue = open(dir.path());
+        for n in 0..40 {
+            queue.push(entry(n, n * 100)).expect("push");
+        }
+        queue.truncate(PhyOffset::new(1750)).expect("truncate");
+        assert_eq!(queue.max(), QueueOffset::new(17));
+        assert_eq!(open(dir.path()).max(), QueueOffset::new(17));
+        queue.push(entry(17, 1700)).expect("push");
+        assert_eq!(all(&queue).len(), 18);
+    }
+
+    #[test]
+    fn old_entries_go_with_the_log() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queue = open(dir.path());
+        for n in 0..40 {
+            queue.push(entry(n, n * 100)).expect("push");
+        }
+        queue.raise_min(PhyOffset::new(2050)).expect("raise");
+        assert_eq!(queue.min(), QueueOffset::new(21));
+        assert!(queue.entry(QueueOffset::new(20)).is_none());
+        let again = open(dir.path());
+        again.raise_min(PhyOffset::new(2050)).expect("raise");
+        assert_eq!((again.min(), again.max()), (QueueOffset::new(21), QueueOffset::new(40)));
+    }
+
+    #[test]
+    fn a_restarted_queue_begins_with_blanks() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queue = open(dir.path());
+        queue.push(entry(21, 5000)).expect("push");
+        queue.push(entry(24, 6000)).expect("push");
+        assert_eq!(queue.min(), QueueOffset::new(21));
+        let seen: Vec<_> = all(&queue).iter().map(QueueEntry::is_blank).collect();
+        assert_eq!(seen, [false, true, true, false]);
+        queue.flush(true).expect("flush");
+        let files = RealDisk.list(&dir.path().join("T/0")).expect("listed");
+        assert_eq!(files, [("00000000000000000320".to_owned(), 320)]);
+    }
+}

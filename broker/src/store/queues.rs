@@ -1,0 +1,159 @@
+//! All consume queues: `consumequeue/TOPIC/QUEUE-ID/`.
+//!
+//! A queue is made when it is first asked for; its files are made when its first entry is written, and
+//! opened when they are first read.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use gantry_proto::ids::{PhyOffset, QueueId};
+use gantry_proto::names::TopicName;
+
+use super::disk::Disk;
+use super::queue::{Queue, QueueEntry};
+
+/// Queues of one topic, by number.
+type TopicQueues = Vec<Option<Arc<Queue>>>;
+
+/// Queue numbers a record may name; beyond it the record is taken for damaged.
+pub const QUEUE_ID_MAX: u32 = 65_535;
+
+/// Every queue of the store.
+#[derive(Debug)]
+pub struct Queues {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    file_bytes: u64,
+    topics: RwLock<HashMap<TopicName, TopicQueues>>,
+    /// Queues with entries that are not on the disk yet.
+    dirty: Mutex<Vec<Arc<Queue>>>,
+}
+
+impl Queues {
+    /// Opens all queues of the directory.
+    pub(super) fn open(disk: Arc<dyn Disk>, store: &Path, file_bytes: u64) -> io::Result<Self> {
+        let queues = Self {
+            dir: store.join("consumequeue"),
+            disk,
+            file_bytes,
+            topics: RwLock::new(HashMap::new()),
+            dirty: Mutex::new(Vec::new()),
+        };
+        for name in queues.disk.dirs(&queues.dir)? {
+            let Ok(topic) = TopicName::storable(&name) else {
+                tracing::warn!(name, "a directory of the consume queues is no topic name; it is left alone");
+                continue;
+            };
+            for id in queues.disk.dirs(&queues.dir.join(&name))? {
+                if let Some(id) = id.parse().ok().filter(|id| *id <= QUEUE_ID_MAX) {
+                    queues.get_or_open(&topic, QueueId::new(id))?;
+                }
+            }
+        }
+        Ok(queues)
+    }
+
+    /// The queue, if it was ever asked for or has files.
+    pub fn find(&self, topic: &str, id: QueueId) -> Option<Arc<Queue>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(topic)?.get(id.get() as usize)?.clone()
+    }
+
+    /// The queue, made when it is not there yet.
+    pub fn get_or_open(&self, topic: &TopicName, id: QueueId) -> io::Result<Arc<Queue>> {
+        if let Some(queue) = self.find(topic.as_ref(), id) {
+            return Ok(queue);
+        }
+        if id.get() > QUEUE_ID_MAX {
+            return Err(io::Error::other(format!("queue {id} of {topic}: numbers end at {QUEUE_ID_MAX}")));
+        }
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let queues = topics.entry(topic.clone()).or_default();
+        let slot = id.get() as usize;
+        if queues.len() <= slot {
+            queues.resize(slot + 1, None);
+        }
+        let Some(place) = queues.get_mut(slot) else {
+            return Err(io::Error::other("the list of queues was just made long enough"));
+        };
+        if let Some(queue) = place {
+            return Ok(Arc::clone(queue));
+        }
+        let dir = self.dir.join(topic.as_ref() as &str).join(id.to_string());
+        let queue = Arc::new(Queue::open(Arc::clone(&self.disk), dir, topic.clone(), id, self.file_bytes)?);
+        *place = Some(Arc::clone(&queue));
+        Ok(queue)
+    }
+
+    /// All queues of a topic, by number.
+    pub fn of_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(topic).map(|queues| queues.iter().flatten().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Topics that have queues, sorted.
+    pub fn topics(&self) -> Vec<TopicName> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<_> = topics.keys().cloned().collect();
+        names.sort_by(|left, right| (left.as_ref() as &str).cmp(right.as_ref()));
+        names
+    }
+
+    /// Forgets a topic and removes its files. Its messages stay in the log until that is cleaned.
+    pub(super) fn remove_topic(&self, topic: &str) -> io::Result<()> {
+        let removed = self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        for queue in removed.into_iter().flatten().flatten() {
+            queue.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Adds one entry, remembering its queue for the next flush.
+    pub(super) fn push(&self, queue: &Arc<Queue>, entry: QueueEntry) -> io::Result<()> {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        if !dirty.last().is_some_and(|last| Arc::ptr_eq(last, queue))
+            && !dirty.iter().any(|known| Arc::ptr_eq(known, queue))
+        {
+            dirty.push(Arc::clone(queue));
+        }
+        drop(dirty);
+        queue.push(entry)
+    }
+
+    /// Writes and syncs every entry that is not on the disk yet.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut failure = None;
+        for queue in dirty {
+            if let Err(error) = queue.flush(true) {
+                failure = Some(error);
+                self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Applies `change` to every queue.
+    pub(super) fn each(&self, mut change: impl FnMut(&Queue) -> io::Result<()>) -> io::Result<()> {
+        let all: Vec<Arc<Queue>> = {
+            let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+            topics.values().flatten().flatten().cloned().collect()
+        };
+        all.iter().try_for_each(|queue| change(queue))
+    }
+
+    /// The end of the last record any queue points to: how far a cleanly stopped peer had dispatched.
+    pub(super) fn max_phy(&self) -> PhyOffset {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics
+            .values()
+            .flatten()
+            .flatten()
+            .filter_map(|queue| queue.entry(queue.max().back(1)))
+            .map(|entry| entry.phy + u64::from(entry.size))
+            .max()
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,132 @@
+//! Finds the end of the log after a start and brings every projection up to it.
+//!
+//! Records are checked from the last checkpoint on (without one: from where the peer's files say, or
+//! from the first record). The first place that does not check out is the end, unless a whole record
+//! that names its own place follows within [`RESYNC_BYTES`]: then the bytes between are damage inside
+//! acknowledged data; they are reported and passed over, and nothing behind them is lost. Behind the
+//! end everything is made zero, so that no remainder of an older write can come to life again.
+
+use std::io;
+
+use gantry_proto::ids::PhyOffset;
+
+use super::checkpoint::{self, PeerCheckpoint};
+use super::dispatch::{Dispatcher, Folds};
+use super::layout::Layout;
+use super::queues::Queues;
+use super::replay::{Replay, Step, Trust};
+use super::segments::Segments;
+
+/// How far behind damage recovery looks for more records. More than can wait unflushed.
+pub const RESYNC_BYTES: u64 = 96 * 1024 * 1024;
+
+/// What recovery found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where reading started.
+    pub from: PhyOffset,
+    /// The end of the log.
+    pub end: PhyOffset,
+    /// Records read.
+    pub records: u64,
+    /// Damaged stretches inside the log, as first byte and first byte behind.
+    pub damaged: Vec<(PhyOffset, PhyOffset)>,
+    /// Whether the last stop was clean.
+    pub clean: bool,
+}
+
+/// Where reading must start in a store that only the peer has written so far.
+pub(super) fn start_of_peer(layout: &Layout, segments: &Segments, queues: &Queues, clean: bool) -> PhyOffset {
+    let min = segments.min();
+    if clean {
+        return queues.max_phy().max(min);
+    }
+    checkpoint::load_peer(layout).map_or(min, |peer| from_peer(segments, &peer))
+}
+
+/// The last file whose first record the crashed peer had surely dispatched and flushed.
+fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset {
+    let limit = PhyOffset::new(u64::MAX);
+    for segment in segments.all().iter().rev() {
+        let mut replay = Replay::new(segments);
+        if let Step::Record(view, _) = replay.step(segment.start(), limit, Trust::Nothing) {
+            let safe = if peer.logics_phy > PhyOffset::ZERO {
+                view.phy_offset() <= peer.logics_phy
+            } else {
+                view.store_at() <= peer.safe_time()
+            };
+            if safe {
+                return segment.start();
+            }
+        }
+    }
+    segments.min()
+}
+
+/// Reads from `from` to the end, applying every record; cuts log and projections at the end.
+pub(super) fn run(
+    segments: &Segments,
+    folds: &Folds,
+    dispatcher: &Dispatcher,
+    from: PhyOffset,
+) -> io::Result<Recovered> {
+    let limit = segments.all().last().map_or(PhyOffset::ZERO, |last| last.start() + segments.segment_bytes());
+    let mut recovered = Recovered { from, ..Recovered::default() };
+    // What the projections hold behind `from` may not be durable: it is built again from the log.
+    folds.queues.each(|queue| queue.truncate(from))?;
+    dispatcher.seek(from);
+    let mut replay = Replay::new(segments);
+    let mut at = from;
+    loop {
+        match replay.step(at, limit, Trust::Nothing) {
+            Step::Record(view, next) => {
+                dispatcher.replay(view, next);
+                recovered.records += 1;
+                at = next;
+            }
+            Step::NextFile(next) if next <= limit => {
+                if segments.find(next).is_none() {
+                    at = next;
+                    break;
+                }
+                at = next;
+            }
+            Step::NextFile(_) | Step::End => {
+                let Some(next) = beyond(segments, at, limit) else { break };
+                damage(&mut recovered, &mut at, next, "it is blank");
+            }
+            Step::Damaged(what) => {
+                let Some(next) = beyond(segments, at, limit) else {
+                    tracing::warn!(%at, what, "the log ends in an unfinished record; it is cut there");
+                    break;
+                };
+                damage(&mut recovered, &mut at, next, &what);
+            }
+        }
+    }
+    recovered.end = at;
+    segments.cut(at)?;
+    dispatcher.seek(at);
+    folds.queues.each(|queue| queue.truncate(at))?;
+    folds.index.truncate(at)?;
+    folds.dedup.truncate(at);
+    dispatcher.each(
+        |projection| {
+            if projection.position() > at { projection.truncate(at) } else { Ok(()) }
+        },
+    )?;
+    folds.queues.each(|queue| queue.raise_min(segments.min()))?;
+    dispatcher.finish_replay();
+    Ok(recovered)
+}
+
+/// The next record within reach behind bytes that are none.
+fn beyond(segments: &Segments, at: PhyOffset, limit: PhyOffset) -> Option<PhyOffset> {
+    Replay::new(segments).resync(at, limit.min(at + RESYNC_BYTES))
+}
+
+fn damage(recovered: &mut Recovered, at: &mut PhyOffset, next: PhyOffset, what: &str) {
+    tracing::error!(from = %at, to = %next, what, "the commit log is damaged; the records behind are kept, those within are lost");
+    recovered.damaged.push((*at, next));
+    *at = next;
+}

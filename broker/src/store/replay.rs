@@ -1,0 +1,137 @@
+//! Records from a position on: start-up, dispatch and repair all read the log through this.
+
+use std::sync::Arc;
+
+use gantry_proto::ids::PhyOffset;
+use gantry_proto::record::{RecordView, Slot};
+
+use super::disk::Map;
+use super::segments::{Segment, Segments};
+
+/// How closely records are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Written by this process: only the lengths are checked.
+    OwnWrites,
+    /// Read back from the disk: checksums and the record's own position are checked too.
+    Nothing,
+}
+
+/// What lies at a position.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// A record, and where the next one starts.
+    Record(RecordView<'a>, PhyOffset),
+    /// The rest of the file is blank; the next file starts here.
+    NextFile(PhyOffset),
+    /// Nothing was written here.
+    End,
+    /// Something was, but it does not check out.
+    Damaged(String),
+}
+
+/// A cursor over the log's bytes. Holds the file it is in, so that a run of records costs one look-up.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    segments: &'a Segments,
+    current: Option<(Arc<Segment>, Map)>,
+}
+
+impl<'a> Replay<'a> {
+    /// A cursor over `segments`.
+    pub const fn new(segments: &'a Segments) -> Self {
+        Self { segments, current: None }
+    }
+
+    /// What lies at `at`. No byte at or beyond `limit` is looked at.
+    pub fn step(&mut self, at: PhyOffset, limit: PhyOffset, trust: Trust) -> Step<'_> {
+        let bytes = self.segments.segment_bytes();
+        if at >= limit {
+            return Step::End;
+        }
+        if !self.enter(at) {
+            return Step::End;
+        }
+        let Some((segment, map)) = &self.current else { return Step::End };
+        let start = segment.start();
+        let end = limit.since(start).min(bytes);
+        let rest = slice(map, at.since(start), end);
+        match Slot::read(rest) {
+            Ok(Slot::Record(view)) => match check(&view, at, trust) {
+                Ok(()) => Step::Record(view, at + u64::from(view.total_size())),
+                Err(what) => Step::Damaged(what),
+            },
+            // A blank record covers the rest of its file; in a live log only its first bytes exist.
+            Ok(Slot::Blank { .. }) => Step::NextFile(start + bytes),
+            Ok(Slot::End) => Step::End,
+            Err(error) => Step::Damaged(error.to_string()),
+        }
+    }
+
+    /// The next place behind `at`, and below `limit`, where a whole record checks out that also says
+    /// that it lies there.
+    pub fn resync(&mut self, at: PhyOffset, limit: PhyOffset) -> Option<PhyOffset> {
+        let bytes = self.segments.segment_bytes();
+        let mut candidate = at + 1;
+        while candidate < limit {
+            if !self.enter(candidate) {
+                return None;
+            }
+            let (segment, map) = self.current.as_ref()?;
+            let start = segment.start();
+            let rest = slice(map, candidate.since(start), limit.since(start).min(bytes));
+            // A record starts with its length, whose first byte is 0 (records are below 16 MiB), and its
+            // magic code behind it.
+            let found = rest.windows(8).enumerate().find_map(|(skip, window)| {
+                (window[0] == 0 && window[4..7] == [0xDA, 0xA3, 0x20]).then_some(skip as u64)
+            });
+            let Some(skip) = found else {
+                candidate = start + bytes;
+                continue;
+            };
+            candidate += skip;
+            if matches!(self.step(candidate, limit, Trust::Nothing), Step::Record(..)) {
+                return Some(candidate);
+            }
+            candidate += 1;
+        }
+        None
+    }
+
+    fn enter(&mut self, at: PhyOffset) -> bool {
+        let bytes = self.segments.segment_bytes();
+        let inside = |segment: &Segment| at >= segment.start() && at < segment.start() + bytes;
+        if self.current.as_ref().is_some_and(|(segment, _)| inside(segment)) {
+            return true;
+        }
+        self.current = self.segments.find(at).and_then(|segment| match segment.map() {
+            Ok(map) => {
+                let map = map.clone();
+                Some((segment, map))
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %segment.path().display(), "cannot map a log file");
+                None
+            }
+        });
+        self.current.is_some()
+    }
+}
+
+fn slice(map: &[u8], from: u64, to: u64) -> &[u8] {
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let to = usize::try_from(to).unwrap_or(usize::MAX).min(map.len());
+    map.get(from..to).unwrap_or_default()
+}
+
+fn check(view: &RecordView<'_>, at: PhyOffset, trust: Trust) -> Result<(), String> {
+    if trust == Trust::OwnWrites {
+        return Ok(());
+    }
+    if view.phy_offset() != at {
+        return Err(format!("the record says that it lies at {}", view.phy_offset()));
+    }
+    view.check_body_crc().map_err(|error| error.to_string())?;
+    view.check_record_crc().map_err(|error| error.to_string())?;
+    Ok(())
+}
