@@ -146,13 +146,7 @@ impl Parser<'_> {
 
     fn number(&mut self) -> Result<Value, DecodeError> {
         let start = self.at;
-        let token = self.token();
-        let number = token
-            .parse::<i64>()
-            .map(Number::from)
-            .or_else(|_| token.parse::<u64>().map(Number::from))
-            .ok()
-            .or_else(|| token.parse::<f64>().ok().and_then(Number::from_f64));
+        let number = number_from(self.token());
         number.map(Value::Number).ok_or_else(|| DecodeError::new(start, "a number"))
     }
 
@@ -229,6 +223,12 @@ impl Parser<'_> {
     }
 }
 
+/// The number that `text` is, whole if it can be.
+pub(super) fn number_from(text: &str) -> Option<Number> {
+    let whole = text.parse::<i64>().map(Number::from).or_else(|_| text.parse::<u64>().map(Number::from));
+    whole.ok().or_else(|| text.parse::<f64>().ok().and_then(Number::from_f64))
+}
+
 /// A copy of `value` with every `{"$ref": path}` replaced by what the path names in `root`. A path that
 /// names nothing becomes null. `budget` bounds the nodes of the copy.
 fn resolve(value: &Value, root: &Value, depth: usize, budget: &mut usize) -> Result<Value, DecodeError> {
@@ -292,34 +292,4 @@ fn look_up<'v>(root: &'v Value, path: &str) -> Option<&'v Value> {
         }
     }
     Some(value)
-}
-
-/// Appends `text` as a JSON string, with the escapes JSON demands and no others.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut copied = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0x00..=0x1f => "",
-            _ => continue,
-        };
-        out.extend_from_slice(bytes.get(copied..at).unwrap_or_default());
-        copied = at + 1;
-        if escape.is_empty() {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.extend_from_slice(b"\\u00");
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
-        } else {
-            out.extend_from_slice(escape.as_bytes());
-        }
-    }
-    out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
-    out.push(b'"');
 }

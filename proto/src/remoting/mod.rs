@@ -3,6 +3,7 @@
 //! [`frame`] cuts the stream; [`header`] reads and writes a command; [`request`] gives the header
 //! fields of each family their types; [`body`] holds the JSON bodies; [`codes`] the numbers.
 
+pub mod body;
 pub mod codes;
 pub mod frame;
 pub mod header;
