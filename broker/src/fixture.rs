@@ -1,0 +1,61 @@
+//! What several modules' tests need: a small store on real files, and messages in it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueId};
+use gantry_proto::names::TopicName;
+use gantry_proto::record::{RecordDraft, SysFlag};
+
+use crate::clock::ManualClock;
+use crate::store::disk::RealDisk;
+use crate::store::index::IndexOptions;
+use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
+
+/// When the tests' clocks start.
+pub const NOW: Millis = Millis::new(1_700_000_000_000);
+
+/// A clock that stands at [`NOW`].
+pub fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(NOW))
+}
+
+/// A store with small files under the policy `memory`.
+pub fn store(dir: &Path, clock: Arc<ManualClock>, projections: Vec<Box<dyn Projection>>) -> Arc<Store> {
+    let options = StoreOptions {
+        policy: FlushPolicy::Memory,
+        segment_bytes: 1 << 20,
+        queue_file_bytes: 2000,
+        index: IndexOptions { slots: 100, entries: 400 },
+        reserve_bytes: 0,
+        ..StoreOptions::default()
+    };
+    Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
+}
+
+/// Stores `count` messages in one queue.
+pub async fn send(store: &Store, topic: &str, queue: u32, count: usize) {
+    let queue = store.queue(&TopicName::internal(topic), QueueId::new(queue)).expect("a queue");
+    let host = SocketAddr::from(([127, 0, 0, 1], 10911));
+    let mut batch = Batch::new();
+    for _ in 0..count {
+        let draft = RecordDraft {
+            topic,
+            queue_id: queue.id(),
+            flag: 0,
+            sys_flag: SysFlag::NONE,
+            born_at: store.clock().now(),
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_offset: PhyOffset::ZERO,
+            body: b"body",
+            properties: b"KEYS\x01k\x02",
+            append_crc: true,
+        };
+        batch.push(&queue, &draft).expect("an encodable record");
+    }
+    let appended = store.append_settled(&mut batch).await.expect("appended");
+    store.dispatched(appended.end).await.expect("dispatched");
+}

@@ -1,0 +1,4 @@
+//! Consumer groups: their queue locks and their offsets.
+
+pub mod locks;
+pub mod offsets;

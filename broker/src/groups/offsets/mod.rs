@@ -1,0 +1,459 @@
+//! Where each group stands in each queue.
+//!
+//! An offset is a fold over the records of the state topic (drawn in [`record`]) on top of
+//! `config/consumerOffset.json` (drawn in `table.rs`). [`Offsets::commit`] returns once its record is kept
+//! as the store's policy says; [`Offsets::note`] returns at once and is logged within a second, many
+//! changes in one record. Nothing moves an offset back but [`Offsets::reset`].
+//!
+//! Bounds: at most `max_offsets` (group, topic, queue) entries of about 100 bytes; what waits to be
+//! logged is part of them.
+
+pub mod record;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::{GroupName, TopicName, topics};
+use gantry_proto::record::EncodeError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::state::{self, StateKind};
+use crate::store::layout::{load_json, replace_json};
+use crate::store::{AppendError, ApplyError, Batch, Dispatched, Poisoned, Projection, Store};
+
+pub use record::{Change, Key};
+use table::{Standing, Table};
+
+/// How long noted offsets wait for others to share their record.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// The file is written each time the notes were logged this often, when something changed.
+const SAVE_EVERY_NOTES: u32 = 5;
+/// Without changes the file is written when its position has fallen this far behind, so that a restart
+/// need not read more than this for our sake.
+const POSITION_LAG_MAX: u64 = 16 * 1024 * 1024;
+
+/// Why an offset was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// No such message was ever stored.
+    #[error("offset {offset} of {topic} queue {queue} lies beyond its end {end}: commit what was consumed")]
+    BeyondEnd {
+        /// The topic.
+        topic: TopicName,
+        /// Its queue.
+        queue: QueueId,
+        /// What was committed.
+        offset: QueueOffset,
+        /// The end of the queue.
+        end: QueueOffset,
+    },
+    /// The table of offsets is full.
+    #[error("{max} offsets are kept, which is the limit: delete unused groups or raise groups.max_offsets")]
+    Full {
+        /// The bound.
+        max: usize,
+    },
+    /// The store refused the record.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log failed before the record was kept.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    /// The record cannot be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The state topic's queue cannot be opened.
+    #[error("the queue of {} cannot be opened", topics::STATE)]
+    StateQueue(#[source] io::Error),
+}
+
+/// The offsets as read from the file, to be handed to the store and then to [`Offsets::new`].
+#[derive(Clone, Debug)]
+pub struct OffsetTable(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// Guards all offsets. Held for map operations only.
+    table: Mutex<Table>,
+    /// First byte of the log that is not applied. Never ahead of `table`.
+    position: AtomicU64,
+    /// `position` as it stands in the file; the lock is held while the file is written.
+    saved: Mutex<u64>,
+    /// Resets of which no consumer was told, to spare every pull the lock.
+    resets: AtomicU64,
+    wake: Notify,
+}
+
+impl OffsetTable {
+    /// Reads `consumerOffset.json` in `config_dir`.
+    pub fn open(config_dir: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let path = config_dir.join("consumerOffset.json");
+        let (table, position) = match load_json(&path, Table::decode)? {
+            // Apache's file stands for the whole log so far; the store sets the position to its end.
+            Some((table, position)) => (table, position.unwrap_or(PhyOffset::new(i64::MAX.unsigned_abs()))),
+            // Position 0 would mean "as the checkpoint says", but without the file all records count.
+            None => (Table::default(), PhyOffset::new(1)),
+        };
+        let resets = AtomicU64::new(table.resets() as u64);
+        Ok(Self(Arc::new(Shared {
+            path,
+            clock,
+            table: Mutex::new(table),
+            position: AtomicU64::new(position.get()),
+            saved: Mutex::new(position.get()),
+            resets,
+            wake: Notify::new(),
+        })))
+    }
+
+    /// The fold over the log that keeps this table current; the store owns it.
+    pub fn projection(&self) -> Box<dyn Projection> {
+        Box::new(OffsetsProjection(Arc::clone(&self.0)))
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, changes: &[Change]) {
+        let mut table = self.table();
+        for change in changes {
+            table.apply(change);
+        }
+        self.resets.store(table.resets() as u64, Ordering::Release);
+    }
+
+    /// Writes the file when something changed, or when its position is too far behind.
+    fn save(&self) -> io::Result<()> {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let (position, file) = {
+            let mut table = self.table();
+            let position = self.position.load(Ordering::Acquire);
+            if !table.is_dirty() && position.saturating_sub(*saved) < POSITION_LAG_MAX {
+                return Ok(());
+            }
+            (position, table.encode(Some(PhyOffset::new(position)), self.clock.now()))
+        };
+        if let Err(error) = replace_json(&self.path, &file) {
+            self.table().mark_dirty();
+            return Err(error);
+        }
+        *saved = position;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct OffsetsProjection(Arc<Shared>);
+
+impl Projection for OffsetsProjection {
+    fn name(&self) -> &'static str {
+        "offsets"
+    }
+
+    fn position(&self) -> PhyOffset {
+        PhyOffset::new(self.0.position.load(Ordering::Acquire))
+    }
+
+    fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
+        let at = record.view.phy_offset();
+        let mut result = Ok(());
+        if record.view.topic() == topics::STATE
+            && let Some((StateKind::Offsets, payload)) = state::parse(record.view.body())
+        {
+            match record::decode(payload) {
+                Ok(changes) => self.0.apply(&changes),
+                Err(error) => result = Err(ApplyError::Malformed { at, what: error.to_string() }),
+            }
+        }
+        let end = at + u64::from(record.view.total_size());
+        self.0.position.store(end.get(), Ordering::Release);
+        result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.save()
+    }
+
+    fn truncate(&mut self, end: PhyOffset) -> io::Result<()> {
+        // Offsets that were cut off cannot be told from others here; `Offsets::new` sets back those
+        // that now lie beyond the end of their queue.
+        self.0.position.store(end.get(), Ordering::Release);
+        self.0.table().mark_dirty();
+        Ok(())
+    }
+}
+
+/// Where each group stands in each queue.
+#[derive(Debug)]
+pub struct Offsets {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    max: usize,
+    /// Serialises records of the state topic: what waits is taken and appended in one step, so that
+    /// nothing noted before a reset is logged behind it.
+    writer: Mutex<Batch>,
+}
+
+impl Offsets {
+    /// The offsets in `table`, which the recovered `store` has brought up to its end. `max` bounds the
+    /// number of entries.
+    pub fn new(table: &OffsetTable, store: Arc<Store>, metrics: Arc<Metrics>, max: usize) -> Self {
+        let shared = Arc::clone(&table.0);
+        let end = |topic: &TopicName, queue| {
+            store.find_queue(topic.as_str(), queue).map_or(QueueOffset::ZERO, |queue| queue.max())
+        };
+        for (key, offset) in shared.table().clamp(end) {
+            tracing::warn!(
+                group = %key.group, topic = %key.topic, queue = %key.queue, %offset,
+                "the offset lay beyond the end of its queue, which lost its newest messages; it is set to the end"
+            );
+        }
+        Self { shared, store, metrics, max, writer: Mutex::default() }
+    }
+
+    /// Where the group stands: the first message that it has not consumed. `None`: it never said.
+    pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.shared.table().get(group, topic, queue)
+    }
+
+    /// Moves the group forward without waiting; the change is logged within a second. A smaller offset
+    /// than known changes nothing, one beyond the end of the queue is refused and counted.
+    pub fn note(&self, key: Key, offset: QueueOffset) -> Result<(), CommitError> {
+        let mut table = self.shared.table();
+        match table.to_note(&key, offset, self.max) {
+            Standing::Settled => return Ok(()),
+            Standing::Full => return Err(CommitError::Full { max: self.max }),
+            Standing::Ahead => {}
+        }
+        self.check_end(&key, offset)?;
+        let first = table.note(key, offset);
+        drop(table);
+        if first {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Moves the group forward and returns once that is kept. A smaller offset than known changes
+    /// nothing, as does any while the consumers are still to be told of a reset.
+    pub async fn commit(&self, key: Key, offset: QueueOffset) -> Result<(), CommitError> {
+        match self.shared.table().to_commit(&key, offset, self.max) {
+            Standing::Settled => return Ok(()),
+            Standing::Full => return Err(CommitError::Full { max: self.max }),
+            Standing::Ahead => {}
+        }
+        self.check_end(&key, offset)?;
+        let end = self.append(&mut self.writer(), &[Change::Advance(key, offset)])?;
+        self.finish(end).await?;
+        self.metrics.offsets_committed.bump();
+        Ok(())
+    }
+
+    /// An operator sets offsets, forward or back, and they are kept on return. The next pull of each
+    /// queue is told ([`take_reset`](Self::take_reset)); until then what consumers commit is ignored.
+    pub async fn reset(&self, offsets: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
+        let mut end = PhyOffset::ZERO;
+        for chunk in offsets.chunks(record::CHANGES_MAX) {
+            let mut writer = self.writer();
+            {
+                let mut table = self.shared.table();
+                let is_new =
+                    |key: &Key| table.get(key.group.as_str(), key.topic.as_str(), key.queue).is_none();
+                let new = chunk.iter().filter(|(key, _)| is_new(key)).count();
+                if new > 0 && table.len() + new > self.max {
+                    return Err(CommitError::Full { max: self.max });
+                }
+                for (key, _) in chunk {
+                    table.drop_waiting(key);
+                }
+            }
+            let changes: Vec<_> =
+                chunk.iter().map(|(key, offset)| Change::Reset(key.clone(), *offset)).collect();
+            end = self.append(&mut writer, &changes)?;
+        }
+        self.finish(end).await?;
+        self.metrics.offsets_reset.add(offsets.len() as u64);
+        Ok(())
+    }
+
+    /// Sets offsets like [`reset`](Self::reset), for a group that no consumer is using: nobody is told.
+    pub async fn set(&self, offsets: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
+        let keys: Vec<_> = offsets.iter().map(|(key, _)| key.clone()).collect();
+        self.reset(offsets).await?;
+        for key in &keys {
+            self.take_reset(key);
+        }
+        Ok(())
+    }
+
+    /// The offset that an operator set for this queue, once: the pull that gets it must tell its
+    /// consumer to go there.
+    pub fn take_reset(&self, key: &Key) -> Option<QueueOffset> {
+        if self.shared.resets.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut table = self.shared.table();
+        let (offset, first) = table.take_reset(key)?;
+        self.shared.resets.store(table.resets() as u64, Ordering::Release);
+        drop(table);
+        if first {
+            self.shared.wake.notify_one();
+        }
+        Some(offset)
+    }
+
+    /// Forgets a topic that was deleted, for all groups.
+    pub async fn remove_topic(&self, topic: &TopicName) -> Result<(), CommitError> {
+        if self.shared.table().groups_of_topic(topic.as_str()).is_empty() {
+            return Ok(());
+        }
+        self.log_waiting()?;
+        let end = self.append(&mut self.writer(), &[Change::ForgetTopic(topic.clone())])?;
+        self.finish(end).await
+    }
+
+    /// Forgets a group that was deleted.
+    pub async fn remove_group(&self, group: &GroupName) -> Result<(), CommitError> {
+        if self.shared.table().topics_of_group(group.as_str()).is_empty() {
+            return Ok(());
+        }
+        self.log_waiting()?;
+        let end = self.append(&mut self.writer(), &[Change::ForgetGroup(group.clone())])?;
+        self.finish(end).await
+    }
+
+    /// Every offset of a group, ordered by topic and queue.
+    pub fn of_group(&self, group: &str) -> Vec<(TopicName, QueueId, QueueOffset)> {
+        self.shared.table().of_group(group)
+    }
+
+    /// Topics in which the group has an offset, in order.
+    pub fn topics_of_group(&self, group: &str) -> Vec<TopicName> {
+        self.shared.table().topics_of_group(group).into_iter().collect()
+    }
+
+    /// Groups that have an offset in the topic, in order.
+    pub fn groups_of_topic(&self, topic: &str) -> Vec<GroupName> {
+        self.shared.table().groups_of_topic(topic).into_iter().collect()
+    }
+
+    /// All offsets in the form of `consumerOffset.json` without our own members.
+    pub fn to_json(&self) -> Vec<u8> {
+        let now = self.shared.clock.now();
+        let mut table = self.shared.table();
+        let dirty = table.is_dirty();
+        let file = table.encode(None, now);
+        if dirty {
+            table.mark_dirty();
+        }
+        file
+    }
+
+    /// Logs what is noted, within a second, and writes the file, until `stop`; then both once more.
+    /// Sleeps while there is nothing to do.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut rounds = 0;
+        loop {
+            if rounds == 0 {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = self.shared.wake.notified() => {}
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(NOTE_EVERY) => {}
+            }
+            if let Err(error) = self.log_waiting() {
+                tracing::error!(%error, "cannot log consumer offsets; they wait for the next attempt");
+            }
+            rounds += 1;
+            if rounds >= SAVE_EVERY_NOTES {
+                rounds = 0;
+                self.save().await;
+            }
+        }
+        if let Err(error) = self.log_waiting() {
+            tracing::error!(%error, "consumer offsets of the last second are not logged; they are in the file");
+        }
+        self.save().await;
+    }
+
+    /// Appends everything that is noted, without waiting until it is kept.
+    pub fn log_waiting(&self) -> Result<(), CommitError> {
+        let mut writer = self.writer();
+        let waiting = self.shared.table().take_waiting();
+        for (at, chunk) in waiting.chunks(record::CHANGES_MAX).enumerate() {
+            if let Err(error) = self.append(&mut writer, chunk) {
+                let left = waiting.get(at * record::CHANGES_MAX..).unwrap_or_default();
+                self.shared.table().keep_waiting(left);
+                self.shared.wake.notify_one();
+                return Err(error);
+            }
+        }
+        drop(writer);
+        if !waiting.is_empty() {
+            self.store.drive();
+        }
+        Ok(())
+    }
+
+    async fn save(&self) {
+        let shared = Arc::clone(&self.shared);
+        let saved = tokio::task::spawn_blocking(move || shared.save()).await;
+        match saved {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot write consumerOffset.json; the log has the offsets");
+            }
+            Err(error) => tracing::error!(%error, "writing consumerOffset.json was interrupted"),
+        }
+    }
+
+    fn check_end(&self, key: &Key, offset: QueueOffset) -> Result<(), CommitError> {
+        let queue = self.store.find_queue(key.topic.as_str(), key.queue);
+        let end = queue.map_or(QueueOffset::ZERO, |queue| queue.max());
+        if offset <= end {
+            return Ok(());
+        }
+        self.metrics.offsets_beyond_end.bump();
+        Err(CommitError::BeyondEnd { topic: key.topic.clone(), queue: key.queue, offset, end })
+    }
+
+    fn append(&self, writer: &mut Batch, changes: &[Change]) -> Result<PhyOffset, CommitError> {
+        let queue = self.store.queue(&TopicName::state(), QueueId::ZERO).map_err(CommitError::StateQueue)?;
+        writer.clear();
+        let body = record::encode(changes);
+        writer.push(&queue, &state::draft(&body, self.shared.clock.now()))?;
+        Ok(self.store.append(writer)?.end)
+    }
+
+    /// Gets records below `end` written and returns once they are kept and applied.
+    async fn finish(&self, end: PhyOffset) -> Result<(), CommitError> {
+        self.store.drive();
+        self.store.dispatched(end).await?;
+        // The file follows within seconds.
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Batch> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

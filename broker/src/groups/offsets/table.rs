@@ -1,0 +1,564 @@
+//! The offsets in memory, and `config/consumerOffset.json`.
+//!
+//! The file has Apache's form, with two members of our own that Apache passes over and drops when it
+//! writes the file:
+//!
+//! ```text
+//! {"dataVersion":{"counter":1,"stateVersion":0,"timestamp":1700000000000},
+//!  "gantryPosition":4096,                     state records below this log position are in the file
+//!  "gantryResets":{"topic@group":[0,1]},      queues whose reset no consumer was told of yet
+//!  "groupTopicMap":{"group":["topic"]},
+//!  "offsetTable":{"topic@group":{0:5,1:7}},
+//!  "pullOffsetTable":{}}
+//! ```
+//!
+//! Without `gantryPosition` the file was written by Apache: it alone counts, and state records that are
+//! in the log already are older than it.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::json;
+use gantry_proto::names::{GroupName, TopicName};
+use serde_json::Value;
+
+use super::record::{Change, Key};
+
+/// What is known of one group in one queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// What the log says.
+    logged: Option<QueueOffset>,
+    /// What was noted since; always more than `logged`.
+    noted: Option<QueueOffset>,
+    /// An operator set the offset and no consumer was told.
+    reset: bool,
+}
+
+type Topics = HashMap<TopicName, BTreeMap<QueueId, Entry>>;
+
+/// All offsets of all groups.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    groups: HashMap<GroupName, Topics>,
+    /// Entries in `groups`.
+    len: usize,
+    /// Keys whose `noted` is to be logged.
+    noted: Vec<Key>,
+    /// Resets of which a consumer was told; to be logged.
+    told: Vec<Key>,
+    /// Entries with `reset`.
+    resets: usize,
+    /// Whether the file lacks something that the log says.
+    dirty: bool,
+    /// Times the file was written.
+    version: u64,
+}
+
+/// What a new offset would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It moves the group forward.
+    Ahead,
+    /// The group is there or further, or waits to be told of a reset: nothing is to be done.
+    Settled,
+    /// The group has no offset there, and the table is full.
+    Full,
+}
+
+impl Table {
+    pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        let entry = self.groups.get(group)?.get(topic)?.get(&queue)?;
+        entry.noted.or(entry.logged)
+    }
+
+    /// What noting `offset` would do.
+    pub fn to_note(&self, key: &Key, offset: QueueOffset, max: usize) -> Standing {
+        self.standing(key, offset, max, |entry| entry.noted.or(entry.logged))
+    }
+
+    /// What logging `offset` would do: what is only noted is not kept yet.
+    pub fn to_commit(&self, key: &Key, offset: QueueOffset, max: usize) -> Standing {
+        self.standing(key, offset, max, |entry| entry.logged)
+    }
+
+    fn standing(
+        &self,
+        key: &Key,
+        offset: QueueOffset,
+        max: usize,
+        known: impl Fn(&Entry) -> Option<QueueOffset>,
+    ) -> Standing {
+        match self.entry(key) {
+            None if self.len >= max => Standing::Full,
+            Some(entry) if entry.reset || known(entry) >= Some(offset) => Standing::Settled,
+            _ => Standing::Ahead,
+        }
+    }
+
+    /// Keeps an offset for the next record. Returns whether it is the first to wait.
+    pub fn note(&mut self, key: Key, offset: QueueOffset) -> bool {
+        let first = self.noted.is_empty() && self.told.is_empty();
+        let entry = Self::entry_mut(&mut self.groups, &mut self.len, &key);
+        if entry.noted.replace(offset).is_none() {
+            self.noted.push(key);
+        }
+        first
+    }
+
+    /// The reset of which no consumer was told; from now on one is. Returns also whether it is the
+    /// first change that waits to be logged.
+    pub fn take_reset(&mut self, key: &Key) -> Option<(QueueOffset, bool)> {
+        let entry = self.groups.get_mut(&key.group)?.get_mut(&key.topic)?.get_mut(&key.queue)?;
+        let offset = entry.logged.filter(|_| entry.reset)?;
+        entry.reset = false;
+        self.resets -= 1;
+        let first = self.noted.is_empty() && self.told.is_empty();
+        self.told.push(key.clone());
+        Some((offset, first))
+    }
+
+    pub const fn resets(&self) -> usize {
+        self.resets
+    }
+
+    /// The changes that wait to be logged. They stay visible; give back with
+    /// [`keep_waiting`](Self::keep_waiting) what could not be logged.
+    pub fn take_waiting(&mut self) -> Vec<Change> {
+        let noted = std::mem::take(&mut self.noted);
+        let told = std::mem::take(&mut self.told);
+        let mut changes = Vec::with_capacity(noted.len() + told.len());
+        changes.extend(told.into_iter().map(Change::Told));
+        for key in noted {
+            if let Some(offset) = self.entry(&key).and_then(|entry| entry.noted) {
+                changes.push(Change::Advance(key, offset));
+            }
+        }
+        changes
+    }
+
+    /// Takes changes back that could not be logged.
+    pub fn keep_waiting(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Advance(key, _) if self.entry(key).is_some_and(|entry| entry.noted.is_some()) => {
+                    self.noted.push(key.clone());
+                }
+                Change::Told(key) => self.told.push(key.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets what waits for `key`: a reset is about to be logged.
+    pub fn drop_waiting(&mut self, key: &Key) {
+        self.noted.retain(|waiting| waiting != key);
+        self.told.retain(|waiting| waiting != key);
+        if let Some(entry) = self.groups.get_mut(&key.group).and_then(|topics| topics.get_mut(&key.topic))
+            && let Some(entry) = entry.get_mut(&key.queue)
+        {
+            entry.noted = None;
+        }
+    }
+
+    /// Applies what the log says.
+    pub fn apply(&mut self, change: &Change) {
+        self.dirty = true;
+        match change {
+            Change::Advance(key, offset) => {
+                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
+                entry.logged = entry.logged.max(Some(*offset));
+                entry.noted = entry.noted.filter(|noted| Some(*noted) > entry.logged);
+            }
+            Change::Reset(key, offset) => {
+                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
+                self.resets += usize::from(!entry.reset);
+                *entry = Entry { logged: Some(*offset), noted: None, reset: true };
+            }
+            Change::Told(key) => {
+                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
+                self.resets -= usize::from(entry.reset);
+                entry.reset = false;
+            }
+            Change::ForgetTopic(topic) => {
+                for topics in self.groups.values_mut() {
+                    topics.remove(topic);
+                }
+                self.groups.retain(|_, topics| !topics.is_empty());
+                self.recount();
+            }
+            Change::ForgetGroup(group) => {
+                self.groups.remove(group);
+                self.recount();
+            }
+        }
+    }
+
+    /// Sets offsets that lie beyond the end of their queue back to that end: the messages between were
+    /// lost with the log's unflushed tail, and new ones will take their places. Returns what it changed.
+    pub fn clamp(&mut self, end: impl Fn(&TopicName, QueueId) -> QueueOffset) -> Vec<(Key, QueueOffset)> {
+        let mut clamped = Vec::new();
+        for (group, topics) in &mut self.groups {
+            for (topic, queues) in topics {
+                for (queue, entry) in queues {
+                    let end = end(topic, *queue);
+                    if let Some(logged) = entry.logged.filter(|logged| *logged > end) {
+                        entry.logged = Some(end);
+                        let key = Key { group: group.clone(), topic: topic.clone(), queue: *queue };
+                        clamped.push((key, logged));
+                    }
+                }
+            }
+        }
+        self.dirty |= !clamped.is_empty();
+        clamped
+    }
+
+    /// Every offset of a group, in order.
+    pub fn of_group(&self, group: &str) -> Vec<(TopicName, QueueId, QueueOffset)> {
+        let mut offsets = Vec::new();
+        for (topic, queues) in self.groups.get(group).into_iter().flatten() {
+            for (queue, entry) in queues {
+                if let Some(offset) = entry.noted.or(entry.logged) {
+                    offsets.push((topic.clone(), *queue, offset));
+                }
+            }
+        }
+        offsets.sort_unstable();
+        offsets
+    }
+
+    pub fn topics_of_group(&self, group: &str) -> BTreeSet<TopicName> {
+        self.groups.get(group).into_iter().flat_map(HashMap::keys).cloned().collect()
+    }
+
+    pub fn groups_of_topic(&self, topic: &str) -> BTreeSet<GroupName> {
+        let named = self.groups.iter().filter(|(_, topics)| topics.contains_key(topic));
+        named.map(|(group, _)| group.clone()).collect()
+    }
+
+    pub const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The file with everything that the log says up to `position`; afterwards the table is clean until
+    /// [`mark_dirty`](Self::mark_dirty) says that it was not written.
+    pub fn encode(&mut self, position: Option<PhyOffset>, now: Millis) -> Vec<u8> {
+        self.dirty = false;
+        self.version += 1;
+        let mut rows: BTreeMap<String, &BTreeMap<QueueId, Entry>> = BTreeMap::new();
+        let mut topic_map: BTreeMap<&GroupName, BTreeSet<&TopicName>> = BTreeMap::new();
+        for (group, topics) in &self.groups {
+            for (topic, queues) in topics {
+                if queues.values().any(|entry| entry.logged.is_some()) {
+                    rows.insert(format!("{topic}@{group}"), queues);
+                    topic_map.entry(group).or_default().insert(topic);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        write_file(&mut out, &rows, &topic_map, position, (self.version, now))
+            .expect("writing into a vector cannot fail");
+        out
+    }
+
+    pub fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Reads the file. The second value is the log position up to which it holds every state record;
+    /// `None` when the file is Apache's.
+    pub fn decode(bytes: &[u8]) -> Option<(Self, Option<PhyOffset>)> {
+        let file = json::parse(bytes).ok()?;
+        let mut table = Self {
+            version: file.pointer("/dataVersion/counter").and_then(Value::as_u64).unwrap_or(0),
+            ..Self::default()
+        };
+        for (name, queues) in file.get("offsetTable").and_then(Value::as_object).into_iter().flatten() {
+            let Some((topic, group)) = split(name) else { continue };
+            for (queue, offset) in queues.as_object().into_iter().flatten() {
+                let queue = queue.parse().ok().and_then(QueueId::from_wire);
+                let offset = offset.as_i64().and_then(QueueOffset::from_wire);
+                let (Some(queue), Some(offset)) = (queue, offset) else { continue };
+                let key = Key { group: group.clone(), topic: topic.clone(), queue };
+                Self::entry_mut(&mut table.groups, &mut table.len, &key).logged = Some(offset);
+            }
+        }
+        for (name, queues) in file.get("gantryResets").and_then(Value::as_object).into_iter().flatten() {
+            let Some((topic, group)) = split(name) else { continue };
+            let entries = table.groups.get_mut(&group).and_then(|topics| topics.get_mut(&topic));
+            let Some(entries) = entries else { continue };
+            for queue in queues.as_array().into_iter().flatten().filter_map(Value::as_u64) {
+                let queue = u32::try_from(queue).ok().map(QueueId::new);
+                if let Some(entry) = queue.and_then(|queue| entries.get_mut(&queue)) {
+                    table.resets += usize::from(!entry.reset);
+                    entry.reset = true;
+                }
+            }
+        }
+        let position = file.get("gantryPosition").and_then(Value::as_u64).map(PhyOffset::new);
+        Some((table, position))
+    }
+
+    fn entry(&self, key: &Key) -> Option<&Entry> {
+        self.groups.get(&key.group)?.get(&key.topic)?.get(&key.queue)
+    }
+
+    fn entry_mut<'t>(
+        groups: &'t mut HashMap<GroupName, Topics>,
+        len: &mut usize,
+        key: &Key,
+    ) -> &'t mut Entry {
+        let topics = match groups.entry(key.group.clone()) {
+            MapEntry::Occupied(found) => found.into_mut(),
+            MapEntry::Vacant(free) => free.insert(Topics::new()),
+        };
+        let queues = topics.entry(key.topic.clone()).or_default();
+        *len += usize::from(!queues.contains_key(&key.queue));
+        queues.entry(key.queue).or_default()
+    }
+
+    fn recount(&mut self) {
+        let entries = || self.groups.values().flat_map(HashMap::values).flat_map(BTreeMap::values);
+        self.len = entries().count();
+        self.resets = entries().filter(|entry| entry.reset).count();
+    }
+}
+
+/// The two names of `topic@group`; neither may contain the sign.
+fn split(name: &str) -> Option<(TopicName, GroupName)> {
+    let (topic, group) = name.split_once('@')?;
+    Some((TopicName::storable(topic).ok()?, GroupName::storable(group).ok()?))
+}
+
+fn write_file(
+    out: &mut Vec<u8>,
+    rows: &BTreeMap<String, &BTreeMap<QueueId, Entry>>,
+    topic_map: &BTreeMap<&GroupName, BTreeSet<&TopicName>>,
+    position: Option<PhyOffset>,
+    (version, now): (u64, Millis),
+) -> std::io::Result<()> {
+    write!(out, "{{\n\t\"dataVersion\":{{\n\t\t\"counter\":{version},\n\t\t\"stateVersion\":0,\n")?;
+    writeln!(out, "\t\t\"timestamp\":{now}\n\t}},")?;
+    if let Some(position) = position {
+        writeln!(out, "\t\"gantryPosition\":{position},")?;
+        object(out, "gantryResets", rows.iter(), |out, (name, queues)| {
+            let told: Vec<_> =
+                queues.iter().filter(|(_, entry)| entry.reset).map(|(queue, _)| queue.get()).collect();
+            if told.is_empty() {
+                return Ok(false);
+            }
+            json::write_string(out, name);
+            write!(out, ":{told:?}")?;
+            Ok(true)
+        })?;
+    }
+    object(out, "groupTopicMap", topic_map, |out, (group, topics)| {
+        json::write_string(out, group.as_str());
+        out.push(b':');
+        for (at, topic) in topics.iter().enumerate() {
+            out.extend_from_slice(if at == 0 { b"[\n\t\t\t" } else { b",\n\t\t\t" });
+            json::write_string(out, topic.as_str());
+        }
+        out.extend_from_slice(b"\n\t\t]");
+        Ok(true)
+    })?;
+    object(out, "offsetTable", rows, |out, (name, queues)| {
+        json::write_string(out, name);
+        out.push(b':');
+        let logged = queues.iter().filter_map(|(queue, entry)| Some((queue, entry.logged?)));
+        for (at, (queue, offset)) in logged.enumerate() {
+            out.extend_from_slice(if at == 0 { b"{\n\t\t\t" } else { b",\n\t\t\t" });
+            write!(out, "{queue}:{offset}")?;
+        }
+        out.extend_from_slice(b"\n\t\t}");
+        Ok(true)
+    })?;
+    out.extend_from_slice(b"\t\"pullOffsetTable\":{}\n}");
+    Ok(())
+}
+
+/// Writes `"name":{…},` with one member for each item for which `member` wrote something.
+fn object<T>(
+    out: &mut Vec<u8>,
+    name: &str,
+    items: impl IntoIterator<Item = T>,
+    member: impl Fn(&mut Vec<u8>, T) -> std::io::Result<bool>,
+) -> std::io::Result<()> {
+    write!(out, "\t\"{name}\":{{")?;
+    let mut first = true;
+    for item in items {
+        let before = out.len();
+        out.extend_from_slice(if first { b"\n\t\t" } else { b",\n\t\t" });
+        if member(out, item)? {
+            first = false;
+        } else {
+            out.truncate(before);
+        }
+    }
+    out.extend_from_slice(if first { b"},\n" } else { b"\n\t},\n" });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(group: &str, topic: &str, queue: u32) -> Key {
+        Key {
+            group: GroupName::internal(group),
+            topic: TopicName::internal(topic),
+            queue: QueueId::new(queue),
+        }
+    }
+
+    fn at(offset: u64) -> QueueOffset {
+        QueueOffset::new(offset)
+    }
+
+    fn advance(queue: u32, offset: u64) -> Change {
+        Change::Advance(key("g", "T", queue), at(offset))
+    }
+
+    #[test]
+    fn apaches_file_is_read_and_written_back() {
+        let bytes = include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/vectors/store/config/consumerOffset.json"
+        ));
+        let (mut table, position) = Table::decode(bytes).unwrap();
+        assert_eq!(position, None);
+        assert_eq!(table.get("cg_order", "VecBatch", QueueId::new(1)), Some(at(3)));
+        assert_eq!(table.get("cg_order", "VecBatch", QueueId::new(0)), None);
+        assert_eq!(table.get("CID_RMQ_SYS_TRANS", "RMQ_SYS_TRANS_HALF_TOPIC", QueueId::ZERO), Some(at(13)));
+        assert_eq!(table.len(), 13);
+        let written = table.encode(None, Millis::new(9));
+        let (ours, theirs) = (json::parse(&written).unwrap(), json::parse(bytes).unwrap());
+        assert_eq!(ours["offsetTable"], theirs["offsetTable"]);
+        let groups = |file: &Value| {
+            let map = file["groupTopicMap"].as_object().unwrap().clone();
+            let sorted = |topics: &Value| {
+                topics
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|t| t.as_str().unwrap().to_owned())
+                    .collect::<BTreeSet<_>>()
+            };
+            map.iter().map(|(group, topics)| (group.clone(), sorted(topics))).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(groups(&ours), groups(&theirs));
+        let text = String::from_utf8(written).unwrap();
+        assert!(text.contains("\n\t\t\"VecBatch@cg_order\":{\n\t\t\t1:3\n\t\t}"), "{text}");
+    }
+
+    #[test]
+    fn our_own_file_keeps_position_and_resets() {
+        let mut table = Table::default();
+        table.apply(&advance(0, 5));
+        table.apply(&Change::Reset(key("g", "T", 1), at(2)));
+        let file = table.encode(Some(PhyOffset::new(77)), Millis::ZERO);
+        let (mut read, position) = Table::decode(&file).unwrap();
+        assert_eq!(position, Some(PhyOffset::new(77)));
+        assert_eq!((read.len(), read.resets()), (2, 1));
+        assert_eq!(read.take_reset(&key("g", "T", 1)), Some((at(2), true)));
+        assert_eq!(read.take_reset(&key("g", "T", 0)), None);
+        assert_eq!(Table::decode(b"{\"offsetTable\":").map(|_| ()), None);
+    }
+
+    #[test]
+    fn an_empty_table_is_a_valid_file() {
+        let file = Table::default().encode(Some(PhyOffset::ZERO), Millis::ZERO);
+        let value: Value = serde_json::from_slice(&file).unwrap();
+        assert_eq!(value["offsetTable"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn offsets_do_not_move_back_unless_reset() {
+        let mut table = Table::default();
+        table.apply(&advance(0, 5));
+        table.apply(&advance(0, 3));
+        assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(5)));
+        assert_eq!(table.to_note(&key("g", "T", 0), at(5), 9), Standing::Settled);
+        assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Ahead);
+        table.apply(&Change::Reset(key("g", "T", 0), at(1)));
+        assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(1)));
+        // Until a consumer was told it still counts from where it was.
+        assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Settled);
+        table.take_reset(&key("g", "T", 0));
+        assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Ahead);
+    }
+
+    #[test]
+    fn noted_offsets_are_seen_at_once_and_logged_together() {
+        let mut table = Table::default();
+        assert!(table.note(key("g", "T", 0), at(4)));
+        assert!(!table.note(key("g", "T", 0), at(7)));
+        assert!(!table.note(key("g", "T", 1), at(1)));
+        assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(7)));
+        assert_eq!(table.to_commit(&key("g", "T", 0), at(4), 9), Standing::Ahead);
+        assert!(!table.is_dirty());
+        let waiting = table.take_waiting();
+        assert_eq!(waiting, vec![advance(0, 7), advance(1, 1)]);
+        table.keep_waiting(&waiting);
+        assert_eq!(table.take_waiting(), waiting);
+        for change in &waiting {
+            table.apply(change);
+        }
+        assert_eq!(table.to_commit(&key("g", "T", 0), at(7), 9), Standing::Settled);
+        assert!(table.is_dirty());
+        assert_eq!(table.take_waiting(), vec![]);
+    }
+
+    #[test]
+    fn a_reset_wins_over_what_was_noted_before_it() {
+        let mut table = Table::default();
+        table.note(key("g", "T", 0), at(9));
+        table.drop_waiting(&key("g", "T", 0));
+        assert_eq!(table.take_waiting(), vec![]);
+        table.apply(&Change::Reset(key("g", "T", 0), at(2)));
+        assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(2)));
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = Table::default();
+        table.apply(&advance(0, 1));
+        assert_eq!(table.to_note(&key("g", "T", 1), at(1), 1), Standing::Full);
+        assert_eq!(table.to_note(&key("g", "T", 0), at(2), 1), Standing::Ahead);
+        table.apply(&Change::ForgetTopic(TopicName::internal("T")));
+        assert_eq!(table.to_note(&key("g", "T", 1), at(1), 1), Standing::Ahead);
+    }
+
+    #[test]
+    fn topics_and_groups_are_forgotten() {
+        let mut table = Table::default();
+        for (group, topic) in [("a", "T"), ("a", "U"), ("b", "T")] {
+            table.apply(&Change::Reset(key(group, topic, 0), at(1)));
+        }
+        assert_eq!(table.groups_of_topic("T").len(), 2);
+        table.apply(&Change::ForgetTopic(TopicName::internal("T")));
+        assert_eq!((table.len(), table.resets()), (1, 1));
+        assert_eq!(table.of_group("a"), vec![(TopicName::internal("U"), QueueId::ZERO, at(1))]);
+        table.apply(&Change::ForgetGroup(GroupName::internal("a")));
+        assert_eq!((table.len(), table.resets()), (0, 0));
+        assert!(table.topics_of_group("a").is_empty());
+    }
+
+    #[test]
+    fn offsets_beyond_the_end_of_a_cut_queue_are_set_back() {
+        let mut table = Table::default();
+        table.apply(&advance(0, 5));
+        table.apply(&advance(1, 2));
+        let clamped = table.clamp(|_, _| at(3));
+        assert_eq!(clamped, vec![(key("g", "T", 0), at(5))]);
+        assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(3)));
+        assert_eq!(table.get("g", "T", QueueId::new(1)), Some(at(2)));
+    }
+}

@@ -1,0 +1,172 @@
+//! Offsets on a real store, over restarts and crashes.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::fixture;
+
+fn key(group: &str, topic: &str, queue: u32) -> Key {
+    Key { group: GroupName::internal(group), topic: TopicName::internal(topic), queue: QueueId::new(queue) }
+}
+
+fn at(offset: u64) -> QueueOffset {
+    QueueOffset::new(offset)
+}
+
+fn open(dir: &Path) -> Arc<Offsets> {
+    let clock = fixture::clock();
+    let table = OffsetTable::open(&dir.join("config"), clock.clone()).unwrap();
+    let store = fixture::store(dir, clock, vec![table.projection()]);
+    Arc::new(Offsets::new(&table, store, Arc::default(), 100))
+}
+
+/// A store with ten messages in queue 0 and 1 of `T`.
+async fn filled() -> (TempDir, Arc<Offsets>) {
+    let dir = TempDir::new().unwrap();
+    let offsets = open(dir.path());
+    fixture::send(&offsets.store, "T", 0, 10).await;
+    fixture::send(&offsets.store, "T", 1, 10).await;
+    (dir, offsets)
+}
+
+/// The next broker on the same directory after this one was killed.
+fn killed(dir: &TempDir, offsets: Arc<Offsets>) -> Arc<Offsets> {
+    drop(offsets);
+    open(dir.path())
+}
+
+#[tokio::test]
+async fn a_commit_survives_a_kill() {
+    let (dir, offsets) = filled().await;
+    offsets.commit(key("g", "T", 0), at(7)).await.unwrap();
+    offsets.commit(key("g", "T", 0), at(4)).await.unwrap();
+    assert_eq!(offsets.metrics.offsets_committed.get(), 1);
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(7)));
+    assert_eq!(offsets.get("g", "T", QueueId::new(1)), None);
+}
+
+#[tokio::test]
+async fn notes_are_seen_at_once_and_kept_when_logged() {
+    let (dir, offsets) = filled().await;
+    let records = || offsets.store.queue(&TopicName::state(), QueueId::ZERO).unwrap().max();
+    offsets.note(key("g", "T", 0), at(3)).unwrap();
+    offsets.note(key("g", "T", 0), at(5)).unwrap();
+    offsets.note(key("g", "T", 1), at(2)).unwrap();
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(5)));
+    assert_eq!(records(), QueueOffset::ZERO);
+    offsets.log_waiting().unwrap();
+    assert_eq!(records(), at(1));
+    offsets.log_waiting().unwrap();
+    assert_eq!(records(), at(1));
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(5)));
+    assert_eq!(offsets.get("g", "T", QueueId::new(1)), Some(at(2)));
+}
+
+#[tokio::test]
+async fn offsets_beyond_the_end_of_a_queue_are_refused() {
+    let (_dir, offsets) = filled().await;
+    let error = offsets.commit(key("g", "T", 0), at(11)).await.unwrap_err();
+    assert!(error.to_string().contains("lies beyond its end 10"), "{error}");
+    assert!(offsets.note(key("g", "nowhere", 0), at(1)).is_err());
+    assert_eq!(offsets.metrics.offsets_beyond_end.get(), 2);
+    offsets.note(key("g", "T", 0), at(10)).unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_is_told_once_and_outlives_a_kill_until_then() {
+    let (dir, offsets) = filled().await;
+    offsets.commit(key("g", "T", 0), at(9)).await.unwrap();
+    offsets.note(key("g", "T", 0), at(10)).unwrap();
+    offsets.reset(vec![(key("g", "T", 0), at(2))]).await.unwrap();
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(2)));
+    // The consumer does not know yet: what it commits is from before.
+    offsets.commit(key("g", "T", 0), at(10)).await.unwrap();
+    offsets.note(key("g", "T", 0), at(10)).unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(2)));
+    assert_eq!(offsets.take_reset(&key("g", "T", 1)), None);
+    assert_eq!(offsets.take_reset(&key("g", "T", 0)), Some(at(2)));
+    assert_eq!(offsets.take_reset(&key("g", "T", 0)), None);
+    offsets.commit(key("g", "T", 0), at(4)).await.unwrap();
+    offsets.log_waiting().unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.take_reset(&key("g", "T", 0)), None);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(4)));
+}
+
+#[tokio::test]
+async fn deleted_topics_and_groups_stay_deleted() {
+    let (dir, offsets) = filled().await;
+    offsets.commit(key("g", "T", 0), at(9)).await.unwrap();
+    offsets.note(key("h", "T", 1), at(9)).unwrap();
+    assert_eq!(offsets.groups_of_topic("T").len(), 2);
+    offsets.remove_group(&GroupName::internal("g")).await.unwrap();
+    offsets.remove_group(&GroupName::internal("unknown")).await.unwrap();
+    assert_eq!(offsets.of_group("h"), vec![(TopicName::internal("T"), QueueId::new(1), at(9))]);
+    offsets.remove_topic(&TopicName::internal("T")).await.unwrap();
+    let offsets = killed(&dir, offsets);
+    assert!(offsets.of_group("g").is_empty() && offsets.topics_of_group("h").is_empty());
+}
+
+#[tokio::test]
+async fn the_table_does_not_outgrow_its_bound() {
+    let (_dir, offsets) = filled().await;
+    for n in 0..100 {
+        offsets.note(key(&format!("g{n}"), "T", 0), at(1)).unwrap();
+    }
+    let error = offsets.note(key("one more", "T", 0), at(1)).unwrap_err();
+    assert!(error.to_string().contains("100 offsets are kept"), "{error}");
+    assert!(offsets.commit(key("one more", "T", 0), at(1)).await.is_err());
+    offsets.note(key("g1", "T", 0), at(2)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_logs_notes_and_writes_the_file_then_sleeps() {
+    let (dir, offsets) = filled().await;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&offsets).run(stop.clone()));
+    offsets.note(key("g", "T", 0), at(6)).unwrap();
+    let path = dir.path().join("config/consumerOffset.json");
+    while !std::fs::read_to_string(&path).is_ok_and(|file| file.contains("0:6")) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    offsets.note(key("g", "T", 0), at(8)).unwrap();
+    stop.cancel();
+    task.await.unwrap();
+    assert!(std::fs::read_to_string(&path).unwrap().contains("0:8"));
+}
+
+/// Apache read our store, moved the group on and wrote the file: its word counts, not our old records.
+#[tokio::test]
+async fn a_file_that_apache_wrote_wins_over_older_records() {
+    let (dir, offsets) = filled().await;
+    offsets.commit(key("g", "T", 0), at(9)).await.unwrap();
+    offsets.commit(key("g", "T", 1), at(9)).await.unwrap();
+    drop(offsets);
+    let file = br#"{"dataVersion":{"counter":3},"offsetTable":{"T@g":{0:4}}}"#;
+    std::fs::write(dir.path().join("config/consumerOffset.json"), file).unwrap();
+    let offsets = open(dir.path());
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(4)));
+    assert_eq!(offsets.get("g", "T", QueueId::new(1)), None);
+    offsets.commit(key("g", "T", 0), at(6)).await.unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(6)));
+    assert_eq!(offsets.get("g", "T", QueueId::new(1)), None);
+}
+
+#[tokio::test]
+async fn offsets_of_messages_that_were_lost_are_set_back_to_the_end() {
+    let (dir, offsets) = filled().await;
+    drop(offsets);
+    let file = br#"{"offsetTable":{"T@g":{0:40,1:3}}}"#;
+    std::fs::write(dir.path().join("config/consumerOffset.json"), file).unwrap();
+    let offsets = open(dir.path());
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(10)));
+    assert_eq!(offsets.get("g", "T", QueueId::new(1)), Some(at(3)));
+    let json = String::from_utf8(offsets.to_json()).unwrap();
+    assert!(json.contains("\"T@g\":{") && !json.contains("gantryPosition"), "{json}");
+}

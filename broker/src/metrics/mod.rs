@@ -1,0 +1,109 @@
+//! What the services count: plain atomics, read by whoever shows them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn bump(&self) {
+        self.add(1);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// The number is now `n`.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less; each belongs to an [`up`](Self::up) before it.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All numbers of one broker.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Messages stored for producers.
+    pub messages_in: Counter,
+    /// Bytes of their records.
+    pub bytes_in: Counter,
+    /// Messages given to consumers.
+    pub messages_out: Counter,
+    /// Bytes of their records.
+    pub bytes_out: Counter,
+    /// Pulls that were answered with messages.
+    pub pulls_found: Counter,
+    /// Pulls that found none.
+    pub pulls_missed: Counter,
+    /// Sends that were answered from the dedup window.
+    pub dedup_hits: Counter,
+    /// Requests refused because a bound was hit.
+    pub refused: Counter,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Pulls that wait for a message.
+    pub waiting_polls: Gauge,
+    /// Half messages without an end.
+    pub open_halves: Gauge,
+    /// Registered clients, counted once for each group.
+    pub members: Gauge,
+    /// Clients that were silent too long and were dropped.
+    pub members_expired: Counter,
+    /// Times that the members of a group began to subscribe differently.
+    pub subscription_conflicts: Counter,
+    /// Notices that a client's full outbox did not take.
+    pub notices_dropped: Counter,
+    /// Offsets acknowledged to consumers.
+    pub offsets_committed: Counter,
+    /// Offsets refused because they lie beyond the end of their queue.
+    pub offsets_beyond_end: Counter,
+    /// Offsets that an operator moved.
+    pub offsets_reset: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_grow_and_gauges_move() {
+        let metrics = Metrics::default();
+        metrics.messages_in.add(3);
+        metrics.messages_in.bump();
+        metrics.connections.up();
+        metrics.connections.up();
+        metrics.connections.down();
+        assert_eq!((metrics.messages_in.get(), metrics.connections.get()), (4, 1));
+        metrics.connections.set(9);
+        assert_eq!(metrics.connections.get(), 9);
+    }
+}
