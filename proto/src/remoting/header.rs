@@ -226,6 +226,7 @@ impl<'a> Scanner<'a> {
         Some(())
     }
 
+    #[inline]
     fn skip_space(&mut self) {
         while self.text.as_bytes().get(self.at).is_some_and(u8::is_ascii_whitespace) {
             self.at += 1;
@@ -286,6 +287,7 @@ impl<'a> Scanner<'a> {
         self.string().map(Some).ok_or(Unusual)
     }
 
+    #[inline]
     fn string(&mut self) -> Option<Cow<'a, str>> {
         self.eat(b'"')?;
         let start = self.at;
@@ -300,8 +302,20 @@ impl<'a> Scanner<'a> {
     }
 
     /// Moves to the next quote or backslash and says which it is.
+    #[inline]
     fn run(&mut self) -> Option<u8> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let mut rest = self.text.as_bytes().get(self.at..)?;
+        while let Some((word, after)) = rest.split_first_chunk::<8>() {
+            let word = u64::from_le_bytes(*word);
+            let found = zero_bytes(word ^ (EVERY_BYTE * 0x22)) | zero_bytes(word ^ (EVERY_BYTE * 0x5c));
+            if found != 0 {
+                // At most 64 zeroes, so at most 8 bytes.
+                self.at += (found.trailing_zeros() / 8) as usize;
+                return self.text.as_bytes().get(self.at).copied();
+            }
+            self.at += 8;
+            rest = after;
+        }
         let len = rest.iter().position(|byte| *byte == b'"' || *byte == b'\\')?;
         self.at += len;
         rest.get(len).copied()
@@ -338,6 +352,14 @@ impl<'a> Scanner<'a> {
             out.push_str(self.text.get(run..self.at)?);
         }
     }
+}
+
+/// 1 in each byte of a word.
+const EVERY_BYTE: u64 = 0x0101_0101_0101_0101;
+
+/// The high bit of each zero byte of `word`; bits above the lowest such byte may be wrong.
+const fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(EVERY_BYTE) & !word & (EVERY_BYTE << 7)
 }
 
 /// Something that only the tolerant reader takes, if any.

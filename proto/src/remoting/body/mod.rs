@@ -1,6 +1,6 @@
 //! JSON bodies of requests and replies, and of the configuration files that have the same shapes.
 //!
-//! Reading is lenient ([`json::from_slice`](crate::json::from_slice)): every field has a default, unknown
+//! Reading is lenient ([`json::from_slice`]): every field has a default, unknown
 //! fields are ignored, or kept where the value is written back later (`extra`). Texts of an enum that are
 //! unknown here are kept too. Writing gives the form that every Java version reads.
 

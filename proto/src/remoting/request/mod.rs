@@ -53,13 +53,15 @@ trait Field<'a>: Sized {
 }
 
 /// Reads one field of `ext`.
+#[inline]
 fn field<'a, F: Field<'a>>(ext: &'a ExtFields<'_>, name: &'static str) -> Result<F, HeaderError> {
     let raw = ext.get(name);
-    F::read(raw).map_err(|expected| HeaderError {
-        field: name,
-        value: raw.unwrap_or_default().chars().take(64).collect(),
-        expected,
-    })
+    F::read(raw).map_err(|expected| unreadable(name, raw, expected))
+}
+
+#[cold]
+fn unreadable(field: &'static str, raw: Option<&str>, expected: &'static str) -> HeaderError {
+    HeaderError { field, value: raw.unwrap_or_default().chars().take(64).collect(), expected }
 }
 
 impl<'a> Field<'a> for &'a str {
@@ -87,7 +89,7 @@ macro_rules! number_field {
                 fn read(raw: Option<&str>) -> Result<Self, &'static str> {
                     match raw {
                         None | Some("") => Ok(0),
-                        Some(text) => text.trim().parse().map_err(|_| $expected),
+                        Some(text) => text.parse().or_else(|_| text.trim().parse()).map_err(|_| $expected),
                     }
                 }
                 fn put(&self, name: &str, out: &mut ExtWriter<'_>) {
