@@ -2,10 +2,12 @@
 
 pub mod clock;
 pub mod config;
+pub mod deliver;
 #[cfg(test)]
 mod fixture;
 pub mod groups;
 pub mod metrics;
+pub mod remoting;
 pub mod saved;
 pub mod shutdown;
 pub mod state;

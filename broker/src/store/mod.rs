@@ -577,7 +577,8 @@ fn replay_from(
         Some(positions) => positions.start(&["queues"]),
         None => recover::start_of_peer(layout, segments, &folds.queues, clean),
     };
-    let own = projections.iter().map(|projection| projection.position()).min();
+    let own =
+        projections.iter().map(|projection| projection.position()).filter(|at| *at > PhyOffset::ZERO).min();
     own.map_or(from, |own| from.min(own)).max(segments.min())
 }
 

@@ -42,7 +42,9 @@ pub enum ApplyError {
 pub trait Projection: Send {
     /// Its name in the checkpoint file and in messages.
     fn name(&self) -> &'static str;
-    /// First byte this projection has not applied.
+    /// First byte this projection has not applied. Zero when the store is opened means that the
+    /// checkpoint knows; beyond the log's end means that its own file stands for all of the log, and
+    /// [`truncate`](Self::truncate) will tell where that ends.
     fn position(&self) -> PhyOffset;
     /// Applies one record; records come in log order, and again after a crash: be idempotent.
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError>;

@@ -1,0 +1,5 @@
+//! How messages reach consumers.
+
+pub mod filter;
+pub mod polls;
+pub mod pull;

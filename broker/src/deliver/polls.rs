@@ -1,0 +1,189 @@
+//! Pulls that wait for a message.
+//!
+//! A connection parks a pull here under its queue and goes on; dispatch wakes it when a record arrives
+//! that its filter wants. Being woken means "look again", nothing more: the pull is run again by its
+//! connection. There is no polling, and no timer here: each connection keeps the deadlines of its own.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use gantry_proto::ids::{PhyOffset, QueueId};
+use gantry_proto::names::TopicName;
+use tokio::sync::Notify;
+
+use super::filter::Filter;
+use crate::store::{ApplyError, Dispatched, Projection, Queue};
+
+/// Where a connection is told which of its parked pulls to look at again.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    /// Tokens of the pulls that were woken.
+    ready: Mutex<Vec<u32>>,
+    notify: Notify,
+}
+
+impl Mailbox {
+    fn wake(&self, token: u32) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        self.notify.notify_one();
+    }
+
+    /// Waits until something was woken.
+    pub async fn woken(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Tokens of the pulls that were woken since the last call.
+    pub fn take(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Debug)]
+struct Waiter {
+    mailbox: Arc<Mailbox>,
+    token: u32,
+    filter: Filter,
+}
+
+type Key = (TopicName, QueueId);
+
+/// As many pulls wait as may.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{max} pulls wait already, which is the limit: pull again later, or raise limits.waiting-polls")]
+pub struct PollsFull {
+    /// The bound.
+    pub max: usize,
+}
+
+/// All parked pulls.
+#[derive(Debug)]
+pub struct Polls {
+    table: DashMap<Key, Vec<Waiter>>,
+    waiting: AtomicUsize,
+    max: usize,
+}
+
+/// A place among the waiting; leave it with [`Polls::leave`].
+#[derive(Debug)]
+pub struct Place {
+    key: Key,
+    token: u32,
+}
+
+impl Polls {
+    /// Room for `max` waiting pulls.
+    pub fn new(max: usize) -> Self {
+        Self { table: DashMap::new(), waiting: AtomicUsize::new(0), max }
+    }
+
+    /// Pulls that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether no pull waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Parks a pull. The caller must look at the queue once more afterwards: a message that came in
+    /// between woke nobody.
+    pub fn park(
+        &self,
+        queue: &Queue,
+        filter: &Filter,
+        mailbox: &Arc<Mailbox>,
+        token: u32,
+    ) -> Result<Place, PollsFull> {
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.max {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(PollsFull { max: self.max });
+        }
+        let key = (queue.topic().clone(), queue.id());
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), token, filter: filter.clone() };
+        self.table.entry(key.clone()).or_default().push(waiter);
+        Ok(Place { key, token })
+    }
+
+    /// Gives a place up; it may have been woken meanwhile.
+    pub fn leave(&self, place: &Place, mailbox: &Arc<Mailbox>) {
+        self.drop_waiters(&place.key, |waiter| {
+            waiter.token == place.token && Arc::ptr_eq(&waiter.mailbox, mailbox)
+        });
+    }
+
+    /// Wakes whoever waits at a queue for a message with this tags code.
+    fn wake(&self, key: &Key, tags_code: i64) {
+        self.drop_waiters(key, |waiter| {
+            let wanted = waiter.filter.matches(tags_code);
+            if wanted {
+                waiter.mailbox.wake(waiter.token);
+            }
+            wanted
+        });
+    }
+
+    fn drop_waiters(&self, key: &Key, mut gone: impl FnMut(&Waiter) -> bool) {
+        let Some(mut waiters) = self.table.get_mut(key) else { return };
+        let before = waiters.len();
+        waiters.retain(|waiter| !gone(waiter));
+        let left = waiters.len();
+        drop(waiters);
+        self.waiting.fetch_sub(before - left, Ordering::SeqCst);
+        if left == 0 {
+            self.table.remove_if(key, |_, waiters| waiters.is_empty());
+        }
+    }
+
+    /// The projection that wakes them.
+    pub fn projection(self: &Arc<Self>) -> Box<dyn Projection> {
+        Box::new(PollsProjection { polls: Arc::clone(self), arrived: Vec::new() })
+    }
+}
+
+struct PollsProjection {
+    polls: Arc<Polls>,
+    /// Queue and tags code of what came since the last wake-up, without repetitions in a row.
+    arrived: Vec<(Arc<Queue>, i64)>,
+}
+
+impl Projection for PollsProjection {
+    fn name(&self) -> &'static str {
+        "polls"
+    }
+
+    fn position(&self) -> PhyOffset {
+        PhyOffset::ZERO
+    }
+
+    fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
+        // Whoever parks after this load looks at the queue again and finds the entry.
+        if self.polls.is_empty() {
+            return Ok(());
+        }
+        let Some(queue) = record.queue else { return Ok(()) };
+        let code = record.hot.tags_code();
+        let repeated =
+            self.arrived.last().is_some_and(|(last, tags)| Arc::ptr_eq(last, queue) && *tags == code);
+        if !repeated {
+            self.arrived.push((Arc::clone(queue), code));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&mut self, _: PhyOffset) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn finish_batch(&mut self) {
+        for (queue, tags_code) in self.arrived.drain(..) {
+            self.polls.wake(&(queue.topic().clone(), queue.id()), tags_code);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a handler is given and what it gives back.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use gantry_proto::remoting::codes::{Language, ResponseCode};
+use gantry_proto::remoting::header::{ExtFields, ExtWrite, OwnedCommand};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Number of the connection, unique for the life of the process.
+    pub connection: u64,
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// The address under which the client reached this broker.
+    pub local: SocketAddr,
+    /// What the client is written in, as this request says.
+    pub language: Language,
+    /// The client's version, as this request says.
+    pub version: i32,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// Response code; 0 is success.
+    pub code: i32,
+    /// What to tell people.
+    pub remark: Option<String>,
+    /// Header fields.
+    pub ext: ExtFields<'static>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// Success without anything to say.
+    pub fn ok() -> Self {
+        Self::default()
+    }
+
+    /// Success with a body.
+    pub fn body(body: Vec<u8>) -> Self {
+        Self { body, ..Self::default() }
+    }
+
+    /// Success with header fields.
+    pub fn header(header: &impl ExtWrite) -> Self {
+        // The owned form of a header is only needed off the hot path.
+        Self { ext: OwnedCommand::reply(0, 0, header).ext, ..Self::default() }
+    }
+
+    /// The same, with a body.
+    #[must_use]
+    pub fn with_body(self, body: Vec<u8>) -> Self {
+        Self { body, ..self }
+    }
+
+    /// A refusal: its code, and a sentence that says what to do.
+    pub fn refused(code: ResponseCode, why: impl Into<String>) -> Self {
+        Self { code: code.into(), remark: Some(why.into()), ..Self::default() }
+    }
+}
+
+/// An answer that is there, or one that is still being worked on.
+pub enum Handled {
+    /// Here it is.
+    Now(Reply),
+    /// It comes.
+    Later(Pin<Box<dyn Future<Output = Reply> + Send>>),
+}
+
+impl Handled {
+    /// An answer that `work` will give.
+    pub fn later(work: impl Future<Output = Reply> + Send + 'static) -> Self {
+        Self::Later(Box::pin(work))
+    }
+}
+
+impl From<Reply> for Handled {
+    fn from(reply: Reply) -> Self {
+        Self::Now(reply)
+    }
+}
+
+impl std::fmt::Debug for Handled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Now(reply) => f.debug_tuple("Now").field(reply).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
