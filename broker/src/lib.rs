@@ -12,3 +12,5 @@ pub mod saved;
 pub mod shutdown;
 pub mod state;
 pub mod store;
+pub mod timer;
+pub mod transaction;

@@ -26,8 +26,6 @@ pub enum StateKind {
     Offsets = 1,
     /// How often open transactions were checked.
     Checks = 2,
-    /// Parked half messages that an operator rolled back.
-    Parked = 3,
 }
 
 impl StateKind {
@@ -36,7 +34,6 @@ impl StateKind {
         match raw {
             1 => Some(Self::Offsets),
             2 => Some(Self::Checks),
-            3 => Some(Self::Parked),
             _ => None,
         }
     }
@@ -78,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_body_says_what_it_is_about() {
-        for kind in [StateKind::Offsets, StateKind::Checks, StateKind::Parked] {
+        for kind in [StateKind::Offsets, StateKind::Checks] {
             let mut body = body_of(kind);
             body.extend_from_slice(b"payload");
             assert_eq!(parse(&body), Some((kind, &b"payload"[..])));

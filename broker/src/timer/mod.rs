@@ -1,0 +1,46 @@
+//! Messages that wait: where they wait, and that they are delivered when they are due.
+//!
+//! A message with a delay level is stored in `SCHEDULE_TOPIC_XXXX`, in the queue of its level, with
+//! its real topic and queue as properties. All messages of a level wait equally long, so each queue is in the
+//! order of their due times: delivery keeps one cursor for each level.
+
+pub mod levels;
+
+use gantry_proto::ids::QueueId;
+use gantry_proto::names::TopicName;
+use gantry_proto::record::{PropertiesBuf, keys};
+
+pub use levels::{Level, Levels};
+
+/// Makes a message for `topic` and `queue` one that waits at `level`: notes the real target in its
+/// properties and says where it is to be stored instead.
+pub fn retarget(
+    properties: &mut PropertiesBuf,
+    level: Level,
+    topic: &str,
+    queue: QueueId,
+) -> (TopicName, QueueId) {
+    properties.set(keys::DELAY, &level.number().to_string());
+    properties.set(keys::REAL_TOPIC, topic);
+    properties.set(keys::REAL_QID, &queue.get().to_string());
+    (TopicName::schedule(), level.queue())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_message_knows_its_target() {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::DELAY, "99");
+        properties.push(keys::REAL_TOPIC, "forged");
+        let level = Levels::default().level(99).expect("there are levels");
+        let (topic, queue) = retarget(&mut properties, level, "orders", QueueId::new(3));
+        assert_eq!((topic, queue), (TopicName::schedule(), QueueId::new(17)));
+        let view = properties.view();
+        assert_eq!((view.real_topic(), view.real_queue_id()), (Some("orders"), Some(3)));
+        assert_eq!(view.delay_level(), Some(18));
+        assert_eq!(view.iter().count(), 3);
+    }
+}

@@ -1,0 +1,681 @@
+//! The open transactions: which half messages are still owed an answer.
+//!
+//! Pure memory, driven from two sides: the projection applies what the log says ([`Table::open`],
+//! [`Table::close_by_copy`], [`Table::close_by_op`], [`Table::close_by_parked`]), the services take halves
+//! out to end them ([`Table::take`]) and ask which are due for a check ([`Table::take_due`]).
+//!
+//! A transaction is known by the `UNIQ_KEY` of its half. A half with the key of an open one is the same
+//! transaction again (Apache re-puts a half at each check; a producer may send twice) and takes its place:
+//! the older one is done, and an end that names it means the newer.
+//!
+//! Halves lie in one queue, so they come with rising positions *and* rising queue offsets: one row of slots,
+//! in order, is found by either. A closed half leaves a small empty slot that goes when it reaches the front
+//! or when most slots are empty.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
+use gantry_proto::names::{GroupName, TopicName};
+
+use super::rules::Rules;
+
+/// How a transaction ends by request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// The message becomes visible.
+    Commit,
+    /// The message is never seen.
+    Rollback,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Its message is visible.
+    Committed,
+    /// Its message was dropped on the producer's word.
+    RolledBack,
+    /// Nobody answered: it is parked in the topic of unanswered halves.
+    Expired,
+}
+
+/// A half message that is still owed an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenHalf {
+    /// Where its record starts.
+    pub at: PhyOffset,
+    /// Its number in the half queue; op records name it.
+    pub queue_offset: QueueOffset,
+    /// Length of its record, in bytes.
+    pub size: u32,
+    /// Where the first half of this transaction started: earlier than `at` when it was put again.
+    pub first: PhyOffset,
+    /// `UNIQ_KEY`: the message id that the producer knows, and the transaction's id.
+    pub key: Arc<str>,
+    /// The producer group that answers checks.
+    pub group: GroupName,
+    /// Where the message goes when it is committed.
+    pub topic: TopicName,
+    /// When the producer made it, by the producer's clock.
+    pub born: Millis,
+    /// When it was stored, by this broker's clock.
+    pub stored: Millis,
+    /// The message's own time before the first check, in milliseconds.
+    pub immunity_ms: Option<u64>,
+    /// Checks sent so far.
+    pub checks: u32,
+    /// When the last check was sent; zero before the first, or when only its count is known.
+    pub checked: Millis,
+}
+
+/// Where a half stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waiting for its producer.
+    Open,
+    /// Its end is being appended.
+    Ending(Outcome),
+}
+
+#[derive(Debug)]
+struct Entry {
+    half: OpenHalf,
+    state: State,
+    /// Next check; `None` while one is being sent.
+    due: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    at: PhyOffset,
+    queue_offset: QueueOffset,
+    entry: Option<Box<Entry>>,
+}
+
+/// What a snapshot keeps of an open half; the rest is in its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Where its record starts.
+    pub at: PhyOffset,
+    /// Its number in the half queue.
+    pub queue_offset: QueueOffset,
+    /// Where the first half of this transaction started.
+    pub first: PhyOffset,
+    /// Checks sent so far.
+    pub checks: u32,
+    /// When the last check was sent.
+    pub checked: Millis,
+}
+
+/// A closing record that met no half while halves of the snapshot still waited to be read.
+#[derive(Debug)]
+struct Unmatched {
+    at: PhyOffset,
+    prepared: PhyOffset,
+    key: Box<str>,
+    outcome: Outcome,
+}
+
+/// What [`Table::find`] says of a half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is in the table.
+    Here(OpenHalf, State),
+    /// It ended, and how is still remembered.
+    Ended(Outcome),
+    /// It is not in the table.
+    Absent,
+}
+
+/// A half for the operator's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The half.
+    pub half: OpenHalf,
+    /// Where it stands.
+    pub state: State,
+    /// When it is checked next; `None` while a check is being sent.
+    pub next_check: Option<Millis>,
+}
+
+/// How far Apache's transaction group would have got: see `store.md` on the group's two offsets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// First half that is not done.
+    pub half: QueueOffset,
+    /// First op record that may name a half at or behind it.
+    pub op: QueueOffset,
+}
+
+/// The open transactions.
+#[derive(Debug)]
+pub struct Table {
+    rules: Rules,
+    slots: VecDeque<Slot>,
+    open: usize,
+    by_key: HashMap<Arc<str>, PhyOffset>,
+    /// Lazy: an entry counts only while the half's own `due` equals it.
+    due: BinaryHeap<Reverse<(Millis, PhyOffset)>>,
+    /// Halves of these groups found nobody to ask.
+    silent: HashSet<GroupName>,
+    /// Groups and topics of the open halves, one copy of each name.
+    groups: HashSet<GroupName>,
+    topics: HashSet<TopicName>,
+    recent: HashMap<PhyOffset, Outcome>,
+    recent_order: VecDeque<PhyOffset>,
+    /// Halves that a record closed for which no op record has been seen.
+    needs_op: BTreeSet<QueueOffset>,
+    /// Those that lacked one when [`Table::overdue_ops`] last looked.
+    lacked_op: BTreeSet<QueueOffset>,
+    /// Of the newest op records: their number and the greatest half they name.
+    ops: VecDeque<(QueueOffset, QueueOffset)>,
+    /// The next numbers of the half and the op queue.
+    half_max: QueueOffset,
+    op_max: QueueOffset,
+    /// From the snapshot, not read yet. Their slots have an entry only after [`Table::restore`].
+    remembered: BTreeMap<PhyOffset, Remembered>,
+    unmatched: Vec<Unmatched>,
+}
+
+/// Keeps [`Table::ops`] small; older ones are merged, which only makes Apache read a few more.
+const OPS_MAX: usize = 1024;
+/// Names kept without a half that uses them.
+const NAMES_MAX: usize = 1024;
+
+impl Table {
+    /// A table that knows nothing.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            slots: VecDeque::new(),
+            open: 0,
+            by_key: HashMap::new(),
+            due: BinaryHeap::new(),
+            silent: HashSet::new(),
+            groups: HashSet::new(),
+            topics: HashSet::new(),
+            recent: HashMap::new(),
+            recent_order: VecDeque::new(),
+            needs_op: BTreeSet::new(),
+            lacked_op: BTreeSet::new(),
+            ops: VecDeque::new(),
+            half_max: QueueOffset::ZERO,
+            op_max: QueueOffset::ZERO,
+            remembered: BTreeMap::new(),
+            unmatched: Vec::new(),
+        }
+    }
+
+    /// A table that starts from a snapshot: `halves` were open then, `needs_op` lacked their op record.
+    pub fn with_snapshot(rules: Rules, halves: &[Remembered], needs_op: &[QueueOffset]) -> Self {
+        let mut table = Self::new(rules);
+        table.remembered = halves.iter().map(|half| (half.at, *half)).collect();
+        table.needs_op = needs_op.iter().copied().collect();
+        table
+    }
+
+    /// Number of open halves.
+    pub fn len(&self) -> usize {
+        self.open + self.remembered.len()
+    }
+
+    /// Whether no transaction is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a further half is refused.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.rules.open_max
+    }
+
+    /// Bounds and times.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    // --- what the log says ---------------------------------------------------------------------
+
+    /// A half was stored. A second time is no change.
+    pub fn open(&mut self, mut half: OpenHalf) {
+        if self.slots.back().is_some_and(|last| last.at >= half.at) {
+            return;
+        }
+        self.half_max = self.half_max.max(half.queue_offset + 1);
+        self.supersede(&mut half);
+        self.slots.push_back(Slot { at: half.at, queue_offset: half.queue_offset, entry: None });
+        let last = self.slots.len() - 1;
+        self.fill(last, half);
+    }
+
+    /// The open half with this key, if any, is done: `half` continues its transaction.
+    fn supersede(&mut self, half: &mut OpenHalf) {
+        let Some(older) = self.by_key.get(&half.key).copied() else { return };
+        if older >= half.at {
+            return;
+        }
+        if let Some(index) = self.index_of(older)
+            && let Some(entry) = self.slots[index].entry.as_ref()
+        {
+            half.first = entry.half.first;
+            let queue_offset = entry.half.queue_offset;
+            self.remove(index);
+            self.needs_op.insert(queue_offset);
+        }
+    }
+
+    fn fill(&mut self, index: usize, mut half: OpenHalf) {
+        half.group = intern(&mut self.groups, &half.group);
+        half.topic = intern(&mut self.topics, &half.topic);
+        let due = self.rules.next_due(&half);
+        self.by_key.insert(Arc::clone(&half.key), half.at);
+        self.due.push(Reverse((due, half.at)));
+        self.slots[index].entry = Some(Box::new(Entry { half, state: State::Open, due: Some(due) }));
+        self.open += 1;
+    }
+
+    /// A visible copy was stored at `at` that names the half at `prepared`.
+    pub fn close_by_copy(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str) {
+        self.close_by_record(at, prepared, key, Outcome::Committed);
+    }
+
+    /// A copy in the topic of unanswered halves was stored at `at`. Ours name their half, Apache's
+    /// leave `prepared` zero.
+    pub fn close_by_parked(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str) {
+        self.close_by_record(at, prepared, key, Outcome::Expired);
+    }
+
+    fn close_by_record(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str, outcome: Outcome) {
+        if prepared > PhyOffset::ZERO
+            && let Some(half) = self.remembered.remove(&prepared)
+        {
+            self.needs_op.insert(half.queue_offset);
+            self.note_recent(half.at, outcome);
+            return;
+        }
+        let open = self.by_key.get(key).copied().filter(|open| *open < at);
+        let index = open.and_then(|open| self.index_of(open));
+        let Some((index, entry)) = index.and_then(|i| Some((i, self.slots[i].entry.as_ref()?))) else {
+            if !self.remembered.is_empty() {
+                self.unmatched.push(Unmatched { at, prepared, key: key.into(), outcome });
+            }
+            return;
+        };
+        let named = (entry.half.first..=entry.half.at).contains(&prepared);
+        let parked_by_apache = outcome == Outcome::Expired && prepared == PhyOffset::ZERO;
+        if named || parked_by_apache {
+            let (half_at, queue_offset) = (entry.half.at, entry.half.queue_offset);
+            self.remove(index);
+            self.needs_op.insert(queue_offset);
+            self.note_recent(half_at, outcome);
+            if prepared != half_at && named {
+                self.note_recent(prepared, outcome);
+            }
+        }
+    }
+
+    /// The op record number `op` names these halves.
+    pub fn close_by_op(&mut self, op: QueueOffset, halves: impl Iterator<Item = QueueOffset>) {
+        self.op_max = self.op_max.max(op + 1);
+        let mut greatest = None;
+        for queue_offset in halves {
+            greatest = greatest.max(Some(queue_offset));
+            if self.needs_op.remove(&queue_offset) {
+                continue;
+            }
+            if let Some(index) = self.index_of_offset(queue_offset) {
+                if let Some(entry) = self.slots[index].entry.as_ref() {
+                    let at = entry.half.at;
+                    self.remove(index);
+                    self.note_recent(at, Outcome::RolledBack);
+                }
+            } else if let Some(at) = self.remembered_at(queue_offset) {
+                self.remembered.remove(&at);
+                self.note_recent(at, Outcome::RolledBack);
+            }
+        }
+        if let Some(greatest) = greatest {
+            self.note_op(op, greatest);
+        }
+    }
+
+    fn note_op(&mut self, op: QueueOffset, greatest: QueueOffset) {
+        if self.ops.back().is_some_and(|last| last.0 >= op) {
+            return; // applied again
+        }
+        self.ops.push_back((op, greatest));
+        if self.ops.len() > OPS_MAX {
+            let merged: VecDeque<_> = self
+                .ops
+                .make_contiguous()
+                .chunks(2)
+                .filter_map(|pair| {
+                    let greatest = pair.iter().map(|op| op.1).max()?;
+                    Some((pair.first()?.0, greatest))
+                })
+                .collect();
+            self.ops = merged;
+        }
+    }
+
+    /// A state record says how often these halves had been checked at `when`.
+    pub fn note_checks(&mut self, at: PhyOffset, checks: u32, when: Millis) {
+        if let Some(half) = self.remembered.get_mut(&at) {
+            if half.checks < checks {
+                (half.checks, half.checked) = (checks, when);
+            }
+        } else if let Some(entry) = self.entry_mut(at)
+            && entry.half.checks < checks
+        {
+            (entry.half.checks, entry.half.checked) = (checks, when);
+            self.schedule_next(at);
+        }
+    }
+
+    // --- start ---------------------------------------------------------------------------------
+
+    /// Halves of the snapshot that nothing has closed since: their records have to be read.
+    pub fn unread(&self) -> Vec<Remembered> {
+        self.remembered.values().copied().collect()
+    }
+
+    /// Replay is over and the records of [`Table::unread`] were read; those missing here are gone from
+    /// the log. Everything below `done` was declared done by the owner of the store before us.
+    pub fn restore(&mut self, halves: Vec<OpenHalf>, done: QueueOffset) {
+        let newer = std::mem::take(&mut self.slots);
+        let remembered = std::mem::take(&mut self.remembered);
+        for mut half in halves {
+            let Some(known) = remembered.get(&half.at) else { continue };
+            half.first = known.first.min(half.at);
+            if half.checks <= known.checks {
+                (half.checks, half.checked) = (known.checks, known.checked);
+            }
+            if self.by_key.get(&half.key).is_some_and(|newer| *newer > half.at) {
+                self.needs_op.insert(half.queue_offset);
+                continue;
+            }
+            self.supersede(&mut half);
+            self.slots.push_back(Slot { at: half.at, queue_offset: half.queue_offset, entry: None });
+            let last = self.slots.len() - 1;
+            self.fill(last, half);
+        }
+        self.slots.extend(newer);
+        for closing in std::mem::take(&mut self.unmatched) {
+            self.close_by_record(closing.at, closing.prepared, &closing.key, closing.outcome);
+        }
+        let passed: Vec<_> = self
+            .slots
+            .iter()
+            .take_while(|slot| slot.queue_offset < done)
+            .filter(|slot| slot.entry.is_some())
+            .map(|slot| slot.at)
+            .collect();
+        for at in passed {
+            if let Some(index) = self.index_of(at) {
+                self.remove(index);
+            }
+        }
+        self.needs_op = self.needs_op.split_off(&done);
+    }
+
+    /// Numbers of the two queues as the store knows them; they may be ahead when records are gone.
+    pub fn note_queues(&mut self, half_max: QueueOffset, op_max: QueueOffset) {
+        self.half_max = self.half_max.max(half_max);
+        self.op_max = self.op_max.max(op_max);
+    }
+
+    /// What a snapshot must keep: open halves, and those that lack an op record.
+    pub fn snapshot(&self) -> (Vec<Remembered>, Vec<QueueOffset>) {
+        let mut halves: Vec<_> = self.remembered.values().copied().collect();
+        halves.extend(self.entries().map(|entry| Remembered {
+            at: entry.half.at,
+            queue_offset: entry.half.queue_offset,
+            first: entry.half.first,
+            checks: entry.half.checks,
+            checked: entry.half.checked,
+        }));
+        (halves, self.needs_op.iter().copied().collect())
+    }
+
+    /// Halves that lack an op record.
+    pub fn needs_op(&self) -> Vec<QueueOffset> {
+        self.needs_op.iter().copied().collect()
+    }
+
+    /// Halves that lacked an op record at the last call already: theirs is not just on its way.
+    pub fn overdue_ops(&mut self) -> Vec<QueueOffset> {
+        let lacked = std::mem::replace(&mut self.lacked_op, self.needs_op.clone());
+        lacked.intersection(&self.needs_op).copied().collect()
+    }
+
+    // --- ending --------------------------------------------------------------------------------
+
+    /// What is known of the half at `at`.
+    pub fn find(&self, at: PhyOffset) -> Found {
+        if let Some(entry) = self.index_of(at).and_then(|index| self.slots[index].entry.as_ref()) {
+            return Found::Here(entry.half.clone(), entry.state);
+        }
+        self.recent.get(&at).map_or(Found::Absent, |outcome| Found::Ended(*outcome))
+    }
+
+    /// Where the newest half of the transaction `key` is, if that is open.
+    pub fn find_key(&self, key: &str) -> Option<PhyOffset> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Takes an open half out: only the caller may end it now. `None` when it is not open.
+    pub fn take(&mut self, at: PhyOffset, outcome: Outcome) -> Option<OpenHalf> {
+        let entry = self.entry_mut(at).filter(|entry| entry.state == State::Open)?;
+        entry.state = State::Ending(outcome);
+        Some(entry.half.clone())
+    }
+
+    /// The end of a half that was taken could not be stored: it is open again.
+    pub fn put_back(&mut self, at: PhyOffset, now: Millis) {
+        let Some(entry) = self.entry_mut(at) else { return };
+        entry.state = State::Open;
+        if entry.due.is_none() {
+            let due = now;
+            self.set_due(at, due);
+        }
+    }
+
+    // --- checks --------------------------------------------------------------------------------
+
+    /// When the next check is due.
+    pub fn next_due(&mut self) -> Option<Millis> {
+        self.drop_stale();
+        self.due.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Halves due at `now`, at most `limit`. They have no deadline until one of
+    /// [`Table::checked`], [`Table::nobody_asked`] and [`Table::put_back`] gives them one.
+    pub fn take_due(&mut self, now: Millis, limit: usize) -> Vec<OpenHalf> {
+        let mut due = Vec::new();
+        while due.len() < limit {
+            self.drop_stale();
+            let Some(Reverse((when, at))) = self.due.peek().copied() else { break };
+            if when > now {
+                break;
+            }
+            self.due.pop();
+            if let Some(entry) = self.entry_mut(at) {
+                entry.due = None;
+                if entry.state == State::Open {
+                    due.push(entry.half.clone());
+                }
+            }
+        }
+        due
+    }
+
+    /// A check was sent at `now`.
+    pub fn checked(&mut self, at: PhyOffset, now: Millis) -> u32 {
+        let Some(entry) = self.entry_mut(at) else { return 0 };
+        entry.half.checks = entry.half.checks.saturating_add(1);
+        entry.half.checked = now;
+        let checks = entry.half.checks;
+        self.schedule_next(at);
+        checks
+    }
+
+    /// No member of its group was there to ask: not a check. Tried again when one registers.
+    pub fn nobody_asked(&mut self, at: PhyOffset, now: Millis) {
+        let Some(entry) = self.entry_mut(at) else { return };
+        let group = entry.half.group.clone();
+        let due = now.plus(self.rules.retry_ms());
+        self.silent.insert(group);
+        self.set_due(at, due);
+    }
+
+    /// A producer of `group` registered: halves that found nobody are due at once. Says whether any is.
+    pub fn producer_came(&mut self, group: &str, now: Millis) -> bool {
+        if !self.silent.remove(group) {
+            return false;
+        }
+        let overdue: Vec<_> = self
+            .entries()
+            .filter(|entry| entry.half.group == *group && entry.state == State::Open)
+            .filter(|entry| {
+                self.rules.earliest_due(&entry.half) <= now && entry.due.is_some_and(|due| due > now)
+            })
+            .map(|entry| entry.half.at)
+            .collect();
+        for at in &overdue {
+            self.set_due(*at, now);
+        }
+        !overdue.is_empty()
+    }
+
+    fn schedule_next(&mut self, at: PhyOffset) {
+        let rules = self.rules;
+        if let Some(due) = self.entry_mut(at).map(|entry| rules.next_due(&entry.half)) {
+            self.set_due(at, due);
+        }
+    }
+
+    fn set_due(&mut self, at: PhyOffset, due: Millis) {
+        if let Some(entry) = self.entry_mut(at) {
+            entry.due = Some(due);
+            self.due.push(Reverse((due, at)));
+        }
+    }
+
+    /// Drops deadlines at the front that no longer count, and all such when they are the most.
+    fn drop_stale(&mut self) {
+        while let Some(Reverse((due, at))) = self.due.peek().copied() {
+            let counts = self
+                .index_of(at)
+                .and_then(|index| self.slots[index].entry.as_ref())
+                .is_some_and(|entry| entry.due == Some(due));
+            if counts {
+                break;
+            }
+            self.due.pop();
+        }
+    }
+
+    // --- what operators and Apache see -----------------------------------------------------------
+
+    /// Open halves, oldest first, at most `limit`, of one producer group if given.
+    pub fn list(&self, group: Option<&str>, limit: usize) -> Vec<Listed> {
+        self.entries()
+            .filter(|entry| group.is_none_or(|group| entry.half.group == *group))
+            .take(limit)
+            .map(|entry| Listed { half: entry.half.clone(), state: entry.state, next_check: entry.due })
+            .collect()
+    }
+
+    /// Where the oldest open half starts.
+    pub fn oldest(&self) -> Option<PhyOffset> {
+        let remembered = self.remembered.keys().next().copied();
+        remembered.or_else(|| self.entries().next().map(|entry| entry.half.at))
+    }
+
+    /// Where Apache's check service would go on.
+    pub fn progress(&mut self) -> Progress {
+        let remembered = self.remembered.values().next().map(|half| half.queue_offset);
+        let open = self.entries().next().map(|entry| entry.half.queue_offset);
+        let needs_op = self.needs_op.first().copied();
+        let half = [remembered, open, needs_op].into_iter().flatten().min().unwrap_or(self.half_max);
+        while self.ops.front().is_some_and(|op| op.1 < half) {
+            self.ops.pop_front();
+        }
+        Progress { half, op: self.ops.front().map_or(self.op_max, |op| op.0) }
+    }
+
+    // --- slots ---------------------------------------------------------------------------------
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_deref())
+    }
+
+    fn index_of(&self, at: PhyOffset) -> Option<usize> {
+        self.slots.binary_search_by(|slot| slot.at.cmp(&at)).ok()
+    }
+
+    fn index_of_offset(&self, queue_offset: QueueOffset) -> Option<usize> {
+        self.slots.binary_search_by(|slot| slot.queue_offset.cmp(&queue_offset)).ok()
+    }
+
+    fn remembered_at(&self, queue_offset: QueueOffset) -> Option<PhyOffset> {
+        // Mostly halves behind the snapshot are named: those need no search.
+        self.remembered.last_key_value().filter(|(_, last)| last.queue_offset >= queue_offset)?;
+        self.remembered.values().find(|half| half.queue_offset == queue_offset).map(|half| half.at)
+    }
+
+    fn entry_mut(&mut self, at: PhyOffset) -> Option<&mut Entry> {
+        let index = self.index_of(at)?;
+        self.slots[index].entry.as_deref_mut()
+    }
+
+    fn remove(&mut self, index: usize) {
+        let Some(entry) = self.slots[index].entry.take() else { return };
+        self.open -= 1;
+        if self.by_key.get(&entry.half.key) == Some(&entry.half.at) {
+            self.by_key.remove(&entry.half.key);
+        }
+        while self.slots.front().is_some_and(|slot| slot.entry.is_none()) {
+            self.slots.pop_front();
+        }
+        if self.slots.len() > 2 * self.open + 1024 {
+            self.slots.retain(|slot| slot.entry.is_some());
+        }
+        if self.due.len() > 2 * self.open + 1024 {
+            let due = std::mem::take(&mut self.due);
+            self.due = due.into_iter().filter(|Reverse((_, at))| self.is_open(*at)).collect();
+        }
+        if self.groups.len() > NAMES_MAX + self.open {
+            self.groups = self.entries().map(|entry| entry.half.group.clone()).collect();
+            self.silent.retain(|group| self.groups.contains(group));
+        }
+        if self.topics.len() > NAMES_MAX + self.open {
+            self.topics = self.entries().map(|entry| entry.half.topic.clone()).collect();
+        }
+    }
+
+    fn is_open(&self, at: PhyOffset) -> bool {
+        self.index_of(at).is_some_and(|index| self.slots[index].entry.is_some())
+    }
+
+    fn note_recent(&mut self, at: PhyOffset, outcome: Outcome) {
+        if self.recent.insert(at, outcome).is_none() {
+            self.recent_order.push_back(at);
+        }
+        while self.recent_order.len() > self.rules.recent_max {
+            if let Some(oldest) = self.recent_order.pop_front() {
+                self.recent.remove(&oldest);
+            }
+        }
+    }
+}
+
+fn intern<T: Clone + Eq + std::hash::Hash>(names: &mut HashSet<T>, name: &T) -> T {
+    if let Some(known) = names.get(name) {
+        return known.clone();
+    }
+    names.insert(name.clone());
+    name.clone()
+}
