@@ -8,6 +8,7 @@ mod fixture;
 pub mod groups;
 pub mod metrics;
 pub mod remoting;
+pub mod routes;
 pub mod saved;
 pub mod shutdown;
 pub mod state;
