@@ -109,7 +109,7 @@ impl KvConfig {
             space.insert(key.to_owned(), value.to_owned());
             self.file.changed()
         };
-        Ok(self.file.save(revision, || self.encode())?)
+        self.file.save(revision, || self.encode()).map(drop).map_err(KvError::from)
     }
 
     /// Deletes a pair; it may be gone already. Kept when it returns.
@@ -125,7 +125,7 @@ impl KvConfig {
             }
             self.file.changed()
         };
-        Ok(self.file.save(revision, || self.encode())?)
+        self.file.save(revision, || self.encode()).map(drop).map_err(KvError::from)
     }
 
     /// The value of a pair.
