@@ -23,12 +23,23 @@ pub fn clock() -> Arc<ManualClock> {
 
 /// A store with small files under the policy `memory`.
 pub fn store(dir: &Path, clock: Arc<ManualClock>, projections: Vec<Box<dyn Projection>>) -> Arc<Store> {
+    delaying_store(dir, clock, Arc::from([]), projections)
+}
+
+/// The same with delay levels, in milliseconds.
+pub fn delaying_store(
+    dir: &Path,
+    clock: Arc<ManualClock>,
+    delay_levels: Arc<[u64]>,
+    projections: Vec<Box<dyn Projection>>,
+) -> Arc<Store> {
     let options = StoreOptions {
         policy: FlushPolicy::Memory,
         segment_bytes: 1 << 20,
         queue_file_bytes: 2000,
         index: IndexOptions { slots: 100, entries: 400 },
         reserve_bytes: 0,
+        delay_levels,
         ..StoreOptions::default()
     };
     Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))

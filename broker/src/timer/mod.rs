@@ -2,14 +2,20 @@
 //!
 //! A message with a delay level is stored in `SCHEDULE_TOPIC_XXXX`, in the queue of its level, with
 //! its real topic and queue as properties. All messages of a level wait equally long, so each queue is in the
-//! order of their due times: delivery keeps one cursor for each level.
+//! order of their due times: [`deliver`] keeps one cursor for each level.
 
+mod cursors;
+pub mod deliver;
 pub mod levels;
+#[cfg(test)]
+mod tests;
 
 use gantry_proto::ids::QueueId;
 use gantry_proto::names::TopicName;
 use gantry_proto::record::{PropertiesBuf, keys};
 
+pub use cursors::TimerProjection;
+pub use deliver::{Timer, Unstarted, load};
 pub use levels::{Level, Levels};
 
 /// Makes a message for `topic` and `queue` one that waits at `level`: notes the real target in its
@@ -27,7 +33,7 @@ pub fn retarget(
 }
 
 #[cfg(test)]
-mod tests {
+mod retarget_tests {
     use super::*;
 
     #[test]

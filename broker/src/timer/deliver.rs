@@ -1,0 +1,401 @@
+//! Delivers waiting messages when they are due.
+//!
+//! One task for all levels: it sleeps until the first head is due and is woken when an earlier one comes. What is due
+//! is stored again under its real topic and queue, many messages in one append, in the order of each level. A copy
+//! that could not be stored is tried again, and those behind it wait.
+//!
+//! A message that names no real topic and queue cannot be delivered: it goes to the dead-letter topic of the system
+//! group `SCHEDULE_CONSUMER`. A topic that was deleted meanwhile gets the message all the same, as at Apache: it
+//! is in its queue again when the topic is made anew.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::{GroupName, TopicName};
+use gantry_proto::record::{EncodeError, PropertiesBuf, RecordDraft, RecordView, keys};
+use tokio_util::sync::CancellationToken;
+
+use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
+use super::levels::Levels;
+use crate::clock::Clock;
+use crate::store::replay::{Replay, Step, Trust};
+use crate::store::retain::Hold;
+use crate::store::{AppendError, Batch, Queue, QueueEntry, ReadError, Store};
+
+/// Messages delivered in one append.
+const RUN_MESSAGES_MAX: usize = 256;
+/// Bytes delivered in one append, about.
+const RUN_BYTES_MAX: u64 = 256 * 1024;
+/// Deliveries of a level that the log does not show yet; more wait for it.
+const IN_FLIGHT_MAX: usize = 4096;
+/// Pause after an append was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// The longest sleep: the machine's clock may have been set meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(300);
+
+/// The group whose dead letters are messages that cannot be delivered.
+const NOBODY: &str = "SCHEDULE_CONSUMER";
+
+/// The timer before the store is open.
+#[derive(Debug)]
+pub struct Unstarted {
+    shared: Arc<Shared>,
+}
+
+/// Delivers messages of all delay levels.
+#[derive(Debug)]
+pub struct Timer {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    /// Keeps the log from the first undelivered message on.
+    hold: Hold,
+}
+
+/// What the task does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NextRound {
+    /// Looks again at this time.
+    At(Millis),
+    /// Looks again after a pause: an append was refused, or too much is in flight.
+    Pause,
+    /// Waits for a message.
+    Idle,
+    /// The log takes no more records.
+    Stopped,
+}
+
+/// Why a run of messages was not delivered; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum DeliverError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error("cannot open a queue")]
+    Queue(#[from] io::Error),
+}
+
+/// Reads the cursors in the directory `config`. The projection goes to the store; the rest starts when that is open.
+pub fn load(
+    config: &Path,
+    levels: Levels,
+    clock: Arc<dyn Clock>,
+) -> io::Result<(TimerProjection, Unstarted)> {
+    let (projection, shared) = TimerProjection::load(config, levels, clock)?;
+    Ok((projection, Unstarted { shared }))
+}
+
+impl Unstarted {
+    /// Finds out where each level stands.
+    pub fn start(self, store: Arc<Store>) -> Arc<Timer> {
+        let timer = Timer { shared: self.shared, hold: store.hold(PhyOffset::ZERO), store };
+        if timer.shared.lock().log_was_cut {
+            timer.read_log();
+        }
+        let mut cursors = timer.shared.lock();
+        for queue in timer.store.topic_queues(TopicName::schedule().as_str()) {
+            cursors.levels.entry(queue.id()).or_default();
+        }
+        drop(cursors);
+        Arc::new(timer)
+    }
+}
+
+impl Timer {
+    /// The delay levels.
+    pub fn levels(&self) -> &Levels {
+        &self.shared.levels
+    }
+
+    /// Delivers until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let next = self.round();
+            let (sleep, until) = match next {
+                NextRound::Pause => (REFUSED_PAUSE, Millis::MAX),
+                NextRound::At(due) => {
+                    let sleep = Duration::from_millis(due.since(self.store.clock().now()));
+                    (sleep.min(SLEEP_MAX), due)
+                }
+                NextRound::Idle => (Duration::MAX, Millis::MAX),
+                NextRound::Stopped => return,
+            };
+            self.shared.sleeps_until.store(until.get(), Ordering::SeqCst);
+            // A message may have come since `round` looked, and woken nobody.
+            if self.next_due().is_some_and(|due| due < until) && next != NextRound::Pause {
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.shared.wake.notified() => {}
+                () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
+            }
+        }
+    }
+
+    /// Delivers everything that is due now.
+    pub(super) fn round(&self) -> NextRound {
+        let queues: Vec<_> = self.shared.lock().levels.keys().copied().collect();
+        let mut next = NextRound::Idle;
+        for id in queues {
+            let Some(queue) = self.store.find_queue(TopicName::schedule().as_str(), id) else { continue };
+            match self.deliver_level(&queue) {
+                Ok(NextRound::At(due)) => {
+                    next = match next {
+                        NextRound::Idle => NextRound::At(due),
+                        NextRound::At(earlier) => NextRound::At(earlier.min(due)),
+                        NextRound::Pause | NextRound::Stopped => next,
+                    };
+                }
+                Ok(NextRound::Idle) => {}
+                Ok(blocked) => next = blocked,
+                Err(DeliverError::Append(AppendError::Poisoned(_))) => return NextRound::Stopped,
+                Err(error) => {
+                    tracing::warn!(%error, level = id.get() + 1, "due messages could not be delivered; tried again");
+                    next = NextRound::Pause;
+                }
+            }
+        }
+        self.release_log();
+        next
+    }
+
+    /// Delivers what is due in one level.
+    fn deliver_level(&self, queue: &Arc<Queue>) -> Result<NextRound, DeliverError> {
+        let mut entries = Vec::with_capacity(RUN_MESSAGES_MAX);
+        loop {
+            let from = self.next_of(queue);
+            entries.clear();
+            queue.entries(from, RUN_MESSAGES_MAX, &mut entries);
+            let Some(head) = entries.first() else { return Ok(NextRound::Idle) };
+            let now = self.store.clock().now();
+            let head_due = self.due(head, now);
+            if head_due > now {
+                return Ok(NextRound::At(head_due));
+            }
+            if self
+                .shared
+                .lock()
+                .levels
+                .get(&queue.id())
+                .is_some_and(|level| level.in_flight.len() >= IN_FLIGHT_MAX)
+            {
+                return Ok(NextRound::Pause);
+            }
+            let due = entries.iter().take_while(|entry| self.due(entry, now) <= now).count();
+            entries.truncate(due);
+            self.deliver_run(queue, &entries)?;
+        }
+    }
+
+    /// Stores copies of these messages, as many as fit one append.
+    fn deliver_run(&self, queue: &Arc<Queue>, entries: &[QueueEntry]) -> Result<(), DeliverError> {
+        let mut batch = Batch::new();
+        let mut bytes = 0;
+        let mut done = Vec::with_capacity(entries.len());
+        for entry in entries {
+            bytes += u64::from(entry.size) + 64;
+            if bytes > RUN_BYTES_MAX && !done.is_empty() {
+                break;
+            }
+            if !entry.is_blank() {
+                self.push_copy(&mut batch, queue, entry)?;
+            }
+            done.push((mark_of(entry.phy), entry.at));
+        }
+        let Some(last) = done.last().copied() else { return Ok(()) };
+        // Noted first: the projection may see the copies before `append` returns.
+        {
+            let mut cursors = self.shared.lock();
+            let level = cursors.levels.entry(queue.id()).or_default();
+            level.in_flight.extend(done.iter().copied());
+            level.next = Some(last.1 + 1);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.store.append(&mut batch) {
+            let mut cursors = self.shared.lock();
+            let level = cursors.levels.entry(queue.id()).or_default();
+            let kept = level.in_flight.len().saturating_sub(done.len());
+            level.in_flight.truncate(kept);
+            level.next = done.first().map(|first| first.1);
+            return Err(error.into());
+        }
+        self.store.drive();
+        Ok(())
+    }
+
+    /// Adds the copy of one waiting message. A damaged one is reported and passed over.
+    fn push_copy(&self, batch: &mut Batch, queue: &Queue, entry: &QueueEntry) -> Result<(), DeliverError> {
+        let record = match self.store.read(entry.phy, entry.size) {
+            Ok(record) => record,
+            Err(ReadError::Io { source, .. }) => return Err(source.into()),
+            Err(error) => {
+                tracing::error!(%error, level = queue.id().get() + 1, offset = %entry.at, "a delayed message cannot be read; it is lost");
+                return Ok(());
+            }
+        };
+        let Ok(view) = RecordView::parse(&record) else {
+            tracing::error!(at = %entry.phy, "a delayed message is no record; it is lost");
+            return Ok(());
+        };
+        if let Err(error) = self.push_view(batch, &view, entry)? {
+            tracing::warn!(at = %entry.phy, %error, "a delayed message cannot be delivered; it goes to a dead-letter topic");
+            self.push_dead(batch, &view, entry)?;
+        }
+        Ok(())
+    }
+
+    fn push_view(
+        &self,
+        batch: &mut Batch,
+        view: &RecordView<'_>,
+        entry: &QueueEntry,
+    ) -> Result<Result<(), Undeliverable>, DeliverError> {
+        let properties = view.properties().without_crc();
+        let topic = properties.real_topic().and_then(|topic| TopicName::storable(topic).ok());
+        let queue_id = properties.real_queue_id().and_then(QueueId::from_wire);
+        let (Some(topic), Some(queue_id)) = (topic, queue_id) else {
+            return Ok(Err(Undeliverable::NoTarget));
+        };
+        let target = self.store.queue(&topic, queue_id)?;
+        let draft = RecordDraft {
+            topic: topic.as_str(),
+            queue_id,
+            prepared_offset: mark_of(entry.phy),
+            append_crc: true,
+            ..RecordDraft::from_view(view, properties.raw())
+        };
+        Ok(batch.push(&target, &draft).map_err(Undeliverable::Encode))
+    }
+
+    /// Stores the message where somebody can find it. Its real topic becomes that, so that the copy counts as delivered.
+    fn push_dead(
+        &self,
+        batch: &mut Batch,
+        view: &RecordView<'_>,
+        entry: &QueueEntry,
+    ) -> Result<(), DeliverError> {
+        let topic = TopicName::dead_letter(&GroupName::internal(NOBODY));
+        let mut properties =
+            PropertiesBuf::copy_of(view.properties().without_crc(), topic.as_str().len() + 32);
+        properties.set(keys::REAL_TOPIC, topic.as_str());
+        properties.set(keys::REAL_QID, "0");
+        let target = self.store.queue(&topic, QueueId::ZERO)?;
+        let draft = RecordDraft {
+            topic: topic.as_str(),
+            queue_id: QueueId::ZERO,
+            prepared_offset: mark_of(entry.phy),
+            append_crc: true,
+            ..RecordDraft::from_view(view, properties.as_bytes())
+        };
+        if let Err(error) = batch.push(&target, &draft) {
+            tracing::error!(at = %entry.phy, %error, "a delayed message fits nowhere; it is only in the log");
+        }
+        Ok(())
+    }
+
+    /// When a waiting message is due. A time that is further off than the level's delay is one from a
+    /// clock that was set back since: due now.
+    fn due(&self, entry: &QueueEntry, now: Millis) -> Millis {
+        if entry.is_blank() {
+            return now;
+        }
+        let longest = self.shared.levels.delays_ms().iter().copied().max().unwrap_or(0);
+        let due = Millis::new(entry.tags_code);
+        if due > now.plus(longest) { now } else { due }
+    }
+
+    /// When the first message of all is due.
+    fn next_due(&self) -> Option<Millis> {
+        let now = self.store.clock().now();
+        let queues: Vec<_> = self.shared.lock().levels.keys().copied().collect();
+        queues
+            .into_iter()
+            .filter_map(|id| self.store.find_queue(TopicName::schedule().as_str(), id))
+            .filter_map(|queue| queue.entry(self.next_of(&queue)).map(|entry| self.due(&entry, now)))
+            .min()
+    }
+
+    /// The next message of a level; on the first call found by what the log shows to be delivered.
+    fn next_of(&self, queue: &Queue) -> QueueOffset {
+        let mut cursors = self.shared.lock();
+        let level = cursors.levels.entry(queue.id()).or_default();
+        match level.next {
+            Some(next) if next >= queue.min() => next,
+            Some(_) => queue.min(),
+            None => {
+                let next = first_undelivered(queue, level);
+                level.cursor = next;
+                level.next = Some(next);
+                next
+            }
+        }
+    }
+
+    /// Lets go of log before the first message whose delivery the log does not show.
+    fn release_log(&self) {
+        let position = self.shared.position();
+        let mut oldest = position;
+        let cursors: Vec<_> =
+            self.shared.lock().levels.iter().map(|(queue, level)| (*queue, level.cursor)).collect();
+        for (id, cursor) in cursors {
+            let queue = self.store.find_queue(TopicName::schedule().as_str(), id);
+            if let Some(entry) = queue.and_then(|queue| queue.entry(cursor.max(queue.min()))) {
+                oldest = oldest.min(entry.phy);
+            }
+        }
+        self.hold.advance(oldest);
+    }
+
+    /// Finds from the whole log what was delivered: the cursors of the file say too much.
+    fn read_log(&self) {
+        let mut cursors = self.shared.lock();
+        for level in cursors.levels.values_mut() {
+            *level = LevelState::default();
+        }
+        let (mut at, end) = (self.store.min_offset(), self.store.max_offset());
+        let mut replay = Replay::new(self.store.log().segments());
+        while at < end {
+            match replay.step(at, end, Trust::Nothing) {
+                Step::Record(view, next) => {
+                    cursors.apply(&view, &view.properties().scan(), &self.shared.levels);
+                    at = next;
+                }
+                Step::NextFile(next) => at = next,
+                Step::End => break,
+                Step::Damaged(_) => match replay.resync(at, end) {
+                    Some(next) => at = next,
+                    None => break,
+                },
+            }
+        }
+    }
+}
+
+/// The first entry from the cursor on that lies behind the newest delivered record.
+fn first_undelivered(queue: &Queue, level: &LevelState) -> QueueOffset {
+    let mut at = level.cursor.max(queue.min());
+    let mut entries = Vec::new();
+    loop {
+        entries.clear();
+        queue.entries(at, 1000, &mut entries);
+        match entries.iter().find(|entry| mark_of(entry.phy) > level.delivered) {
+            Some(entry) => return entry.at,
+            None if entries.is_empty() => return at,
+            None => at += entries.len() as u64,
+        }
+    }
+}
+
+/// Why a waiting message has no delivered form.
+#[derive(Debug, thiserror::Error)]
+enum Undeliverable {
+    #[error("it names no real topic and queue")]
+    NoTarget,
+    #[error(transparent)]
+    Encode(EncodeError),
+}
