@@ -12,6 +12,7 @@ use crate::clock::ManualClock;
 use crate::store::disk::RealDisk;
 use crate::store::index::IndexOptions;
 use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
+use crate::topics::TopicDefaults;
 
 /// When the tests' clocks start.
 pub const NOW: Millis = Millis::new(1_700_000_000_000);
@@ -69,4 +70,18 @@ pub async fn send(store: &Store, topic: &str, queue: u32, count: usize) {
     }
     let appended = store.append_settled(&mut batch).await.expect("appended");
     store.dispatched(appended.end).await.expect("dispatched");
+}
+
+/// Topics as by default, for a broker named `broker-a`.
+pub fn topic_defaults() -> TopicDefaults {
+    TopicDefaults {
+        broker: "broker-a".to_owned(),
+        cluster: "DefaultCluster".to_owned(),
+        auto_create: true,
+        queues: 4,
+        template_queues: 8,
+        delay_levels: 18,
+        dedup: true,
+        max: 1000,
+    }
 }

@@ -14,4 +14,5 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod timer;
+pub mod topics;
 pub mod transaction;

@@ -1,5 +1,303 @@
-//! Consumer groups: their queue locks and their offsets.
+//! Consumer groups: their configuration, members, queue locks and offsets.
+//!
+//! A change of the configuration is acknowledged, and seen by others, once `config/subscriptionGroup.json`
+//! holds it.
 
 pub mod locks;
 pub mod members;
 pub mod offsets;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_proto::names::{GroupName, NameError, TopicName};
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::group::{SubscriptionGroupConfig, SubscriptionGroupTable};
+use gantry_proto::remoting::body::heartbeat::HeartbeatData;
+use gantry_proto::remoting::body::topic::DataVersion;
+
+use crate::clock::Clock;
+use crate::saved::{Next, SaveError, SavedTable, pretty};
+use crate::store::layout::load_json;
+use crate::topics::{TopicError, Topics, perm};
+use members::{Change, Members, Peer, RegisterError, Subscriptions};
+
+/// Groups that exist without being declared: the system's own and those of the tools.
+const SYSTEM_GROUPS: &[&str] = &[
+    "TOOLS_CONSUMER",
+    "FILTERSRV_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_PULL",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_OWNER",
+    GroupName::TRANSACTION,
+];
+
+/// Groups that one client may be in.
+const GROUPS_PER_CLIENT_MAX: usize = 1024;
+
+/// What the operator set for all groups.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupDefaults {
+    /// Whether an unknown group is created when a client first names it.
+    pub auto_create: bool,
+    /// Attempts after which a message goes to the dead letters, for groups that do not say it themselves.
+    pub retry_max: i32,
+    /// Most groups.
+    pub max: usize,
+}
+
+/// One consumer group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// Its configuration, as tools see it.
+    pub config: SubscriptionGroupConfig,
+}
+
+impl Group {
+    /// Attempts after which a message goes to the dead letters. `asked` is what the consumer itself wants,
+    /// where it says so.
+    pub fn retry_max(&self, asked: Option<i32>) -> i32 {
+        asked.filter(|asked| *asked >= 0).unwrap_or(self.config.retry_max_times)
+    }
+
+    /// The delay level of the attempt after `reconsume_times` refusals: each waits longer than the last.
+    pub const fn retry_level(reconsume_times: i32) -> i32 {
+        reconsume_times.saturating_add(3)
+    }
+
+    /// Queues of its retry topic; 0: it does not want refused messages again.
+    pub fn retry_queues(&self) -> u32 {
+        u32::try_from(self.config.retry_queue_nums).unwrap_or(0)
+    }
+}
+
+/// Why a group cannot be had or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The name is not one that clients may use.
+    #[error("group {name:?}: {why}")]
+    Illegal {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: NameError,
+    },
+    /// There is none, and none was made.
+    #[error("group {0} does not exist: create it, or start the broker with --auto-create-groups true")]
+    NotExist(String),
+    /// The group belongs to the system.
+    #[error("group {0} belongs to the broker: choose another one")]
+    System(String),
+    /// The table of groups is full.
+    #[error("{max} groups exist, which is the limit: delete some or raise groups.max")]
+    Full {
+        /// The bound.
+        max: usize,
+    },
+    /// The change is not on the disk.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+}
+
+/// Why a heartbeat was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HeartbeatError {
+    /// The client has no name.
+    #[error("the heartbeat has no clientID: give the client an instance name")]
+    NoClientId,
+    /// The client is in too many groups.
+    #[error("the client is in {count} groups, the limit is {GROUPS_PER_CLIENT_MAX}: use several clients")]
+    TooManyGroups {
+        /// How many there were.
+        count: usize,
+    },
+    /// A group cannot be had.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// A group's retry topic cannot be made.
+    #[error(transparent)]
+    RetryTopic(#[from] TopicError),
+    /// A group's members cannot be registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// The configuration of all consumer groups.
+#[derive(Debug)]
+pub struct Groups {
+    entries: SavedTable<GroupName, Group>,
+    /// The file without its groups: what is not known here is written back.
+    rest: SubscriptionGroupTable,
+    defaults: GroupDefaults,
+    clock: Arc<dyn Clock>,
+}
+
+impl Groups {
+    /// Reads `subscriptionGroup.json` in `config_dir` and adds the system groups that it lacks.
+    pub fn open(config_dir: &Path, defaults: GroupDefaults, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let path = config_dir.join("subscriptionGroup.json");
+        let read = load_json(&path, |bytes| SubscriptionGroupTable::from_json(bytes).ok())?;
+        let mut rest = read.unwrap_or_default();
+        let mut entries = HashMap::new();
+        for (name, mut config) in std::mem::take(&mut rest.subscription_group_table) {
+            match GroupName::storable(&name) {
+                Ok(name) => {
+                    name.as_str().clone_into(&mut config.group_name);
+                    entries.insert(name.clone(), Arc::new(Group { name, config }));
+                }
+                Err(error) => {
+                    tracing::warn!(group = name, %error, "subscriptionGroup.json names a group that cannot exist; it is left out");
+                }
+            }
+        }
+        rest.forbidden_table.get_or_insert_default();
+        let groups =
+            Self { entries: SavedTable::new(path, entries, rest.data_version), rest, defaults, clock };
+        let missing = SYSTEM_GROUPS.iter().filter(|name| groups.get(name).is_none());
+        let missing =
+            missing.map(|name| (GroupName::internal(name), groups.made(&GroupName::internal(name))));
+        let (missing, now) = (missing.collect(), groups.clock.now());
+        groups
+            .entries
+            .add_all(missing, now, |all, version| groups.encode(all, version))
+            .map_err(io::Error::other)?;
+        Ok(groups)
+    }
+
+    /// The group called `name`.
+    pub fn get(&self, name: &str) -> Option<Arc<Group>> {
+        self.entries.get(name)
+    }
+
+    /// The group called `name`, made if that is allowed.
+    pub fn get_or_create(&self, name: &str) -> Result<Arc<Group>, GroupError> {
+        if let Some(group) = self.get(name) {
+            return Ok(group);
+        }
+        let name = parse(name)?;
+        if !self.defaults.auto_create && !name.is_system() {
+            return Err(GroupError::NotExist(name.to_string()));
+        }
+        let made = self.change(&name, |current, entries| match current {
+            Some(_) => Ok(Next::Keep),
+            None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
+            None => Ok(Next::Put(self.made(&name))),
+        })?;
+        tracing::info!(group = %name, "created by its first client");
+        Ok(made.expect("the decision leaves a group"))
+    }
+
+    /// Creates a group or changes it, as an operator says. No change is a success.
+    pub fn declare(&self, config: SubscriptionGroupConfig) -> Result<Arc<Group>, GroupError> {
+        let name = parse(&config.group_name)?;
+        let group = Group { name: name.clone(), config };
+        let declared = self.change(&name, |current, entries| match current {
+            Some(current) if **current == group => Ok(Next::Keep),
+            None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
+            _ => Ok(Next::Put(group)),
+        })?;
+        Ok(declared.expect("the decision leaves a group"))
+    }
+
+    /// Forgets a group's configuration. `NotExist` when there is none.
+    pub fn delete(&self, name: &str) -> Result<(), GroupError> {
+        let group = self.get(name).ok_or_else(|| GroupError::NotExist(name.to_owned()))?;
+        if group.name.is_system() {
+            return Err(GroupError::System(name.to_owned()));
+        }
+        self.change(&group.name, |_, _| Ok(Next::Remove))?;
+        Ok(())
+    }
+
+    /// Every group, by name.
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        self.entries.all().into_values().collect()
+    }
+
+    /// All groups as a body, with what the file holds besides.
+    pub fn table(&self) -> SubscriptionGroupTable {
+        self.body(&self.entries.all(), self.entries.version())
+    }
+
+    /// Tells one state of the groups from another.
+    pub fn data_version(&self) -> DataVersion {
+        self.entries.version()
+    }
+
+    /// Takes a client's heartbeat: makes what it needs and registers it in its groups. Says whether that
+    /// changed anything for them. On an error the groups before the one that failed are registered.
+    pub fn heartbeat(
+        &self,
+        topics: &Topics,
+        members: &Members,
+        data: &HeartbeatData,
+        peer: &Arc<Peer>,
+    ) -> Result<Change, HeartbeatError> {
+        if data.client_id.is_empty() {
+            return Err(HeartbeatError::NoClientId);
+        }
+        let count = data.consumer_data_set.len() + data.producer_data_set.len();
+        if count > GROUPS_PER_CLIENT_MAX {
+            return Err(HeartbeatError::TooManyGroups { count });
+        }
+        let mut change = Change::No;
+        let keep = if data.without_sub { Subscriptions::AsBefore } else { Subscriptions::Listed };
+        for consumer in &data.consumer_data_set {
+            let group = self.get_or_create(&consumer.group_name)?;
+            if group.retry_queues() > 0 {
+                let retry = TopicName::retry(&group.name);
+                topics.ensure_internal(&retry, group.retry_queues(), perm::READ | perm::WRITE)?;
+            }
+            let tell = group.config.notify_consumer_ids_changed_enable;
+            if members.register_consumer(&group.name, peer, consumer, keep, tell)? == Change::Yes {
+                change = Change::Yes;
+            }
+        }
+        for producer in &data.producer_data_set {
+            members.register_producer(&parse(&producer.group_name)?, peer)?;
+        }
+        Ok(change)
+    }
+
+    fn made(&self, name: &GroupName) -> Group {
+        let config = SubscriptionGroupConfig {
+            group_name: name.to_string(),
+            retry_max_times: self.defaults.retry_max,
+            ..SubscriptionGroupConfig::default()
+        };
+        Group { name: name.clone(), config }
+    }
+
+    fn body(&self, all: &BTreeMap<GroupName, Arc<Group>>, version: DataVersion) -> SubscriptionGroupTable {
+        let config = |(name, group): (&GroupName, &Arc<Group>)| (name.to_string(), group.config.clone());
+        SubscriptionGroupTable {
+            data_version: version,
+            subscription_group_table: all.iter().map(config).collect(),
+            ..self.rest.clone()
+        }
+    }
+
+    fn encode(&self, all: &BTreeMap<GroupName, Arc<Group>>, version: DataVersion) -> Vec<u8> {
+        pretty(&self.body(all, version).to_standard_json())
+    }
+
+    fn change(
+        &self,
+        name: &GroupName,
+        decide: impl FnOnce(Option<&Arc<Group>>, usize) -> Result<Next<Group>, GroupError>,
+    ) -> Result<Option<Arc<Group>>, GroupError> {
+        self.entries.change(name, self.clock.now(), decide, |all, version| self.encode(all, version))
+    }
+}
+
+fn parse(name: &str) -> Result<GroupName, GroupError> {
+    GroupName::parse(name).map_err(|why| GroupError::Illegal { name: name.to_owned(), why })
+}
