@@ -21,6 +21,7 @@ use gantry_proto::remoting::body::heartbeat::HeartbeatData;
 use gantry_proto::remoting::body::topic::DataVersion;
 
 use crate::clock::Clock;
+use crate::config::GroupsConfig;
 use crate::saved::{Next, SaveError, SavedTable, pretty};
 use crate::store::layout::load_json;
 use crate::topics::{TopicError, Topics, perm};
@@ -40,17 +41,6 @@ const SYSTEM_GROUPS: &[&str] = &[
 
 /// Groups that one client may be in.
 const GROUPS_PER_CLIENT_MAX: usize = 1024;
-
-/// What the operator set for all groups.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupDefaults {
-    /// Whether an unknown group is created when a client first names it.
-    pub auto_create: bool,
-    /// Attempts after which a message goes to the dead letters, for groups that do not say it themselves.
-    pub retry_max: i32,
-    /// Most groups.
-    pub max: usize,
-}
 
 /// One consumer group.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,19 +120,28 @@ pub enum HeartbeatError {
     Register(#[from] RegisterError),
 }
 
+/// What a heartbeat changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Whether a consumer group has other members or subscriptions than before.
+    pub change: Change,
+    /// Producer groups that the client joined with it.
+    pub producers_joined: Vec<GroupName>,
+}
+
 /// The configuration of all consumer groups.
 #[derive(Debug)]
 pub struct Groups {
     entries: SavedTable<GroupName, Group>,
     /// The file without its groups: what is not known here is written back.
     rest: SubscriptionGroupTable,
-    defaults: GroupDefaults,
+    defaults: GroupsConfig,
     clock: Arc<dyn Clock>,
 }
 
 impl Groups {
     /// Reads `subscriptionGroup.json` in `config_dir` and adds the system groups that it lacks.
-    pub fn open(config_dir: &Path, defaults: GroupDefaults, clock: Arc<dyn Clock>) -> io::Result<Self> {
+    pub fn open(config_dir: &Path, defaults: GroupsConfig, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let path = config_dir.join("subscriptionGroup.json");
         let read = load_json(&path, |bytes| SubscriptionGroupTable::from_json(bytes).ok())?;
         let mut rest = read.unwrap_or_default();
@@ -232,15 +231,15 @@ impl Groups {
         self.entries.version()
     }
 
-    /// Takes a client's heartbeat: makes what it needs and registers it in its groups. Says whether that
-    /// changed anything for them. On an error the groups before the one that failed are registered.
+    /// Takes a client's heartbeat: makes what it needs and registers it in its groups. On an error the
+    /// groups before the one that failed are registered.
     pub fn heartbeat(
         &self,
         topics: &Topics,
         members: &Members,
         data: &HeartbeatData,
         peer: &Arc<Peer>,
-    ) -> Result<Change, HeartbeatError> {
+    ) -> Result<Beat, HeartbeatError> {
         if data.client_id.is_empty() {
             return Err(HeartbeatError::NoClientId);
         }
@@ -248,7 +247,7 @@ impl Groups {
         if count > GROUPS_PER_CLIENT_MAX {
             return Err(HeartbeatError::TooManyGroups { count });
         }
-        let mut change = Change::No;
+        let mut beat = Beat { change: Change::No, producers_joined: Vec::new() };
         let keep = if data.without_sub { Subscriptions::AsBefore } else { Subscriptions::Listed };
         for consumer in &data.consumer_data_set {
             let group = self.get_or_create(&consumer.group_name)?;
@@ -258,13 +257,16 @@ impl Groups {
             }
             let tell = group.config.notify_consumer_ids_changed_enable;
             if members.register_consumer(&group.name, peer, consumer, keep, tell)? == Change::Yes {
-                change = Change::Yes;
+                beat.change = Change::Yes;
             }
         }
         for producer in &data.producer_data_set {
-            members.register_producer(&parse(&producer.group_name)?, peer)?;
+            let group = parse(&producer.group_name)?;
+            if members.register_producer(&group, peer)? == Change::Yes {
+                beat.producers_joined.push(group);
+            }
         }
-        Ok(change)
+        Ok(beat)
     }
 
     fn made(&self, name: &GroupName) -> Group {

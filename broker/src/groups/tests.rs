@@ -11,10 +11,14 @@ use tempfile::TempDir;
 use super::*;
 use crate::fixture;
 
-const DEFAULTS: GroupDefaults = GroupDefaults { auto_create: true, retry_max: 16, max: 20 };
+const MAX: usize = 20;
+
+fn config() -> GroupsConfig {
+    GroupsConfig { max: MAX, ..GroupsConfig::default() }
+}
 
 fn open(dir: &TempDir) -> Groups {
-    Groups::open(dir.path(), DEFAULTS, fixture::clock()).unwrap()
+    Groups::open(dir.path(), config(), fixture::clock()).unwrap()
 }
 
 fn groups() -> (TempDir, Groups) {
@@ -57,7 +61,7 @@ fn the_first_client_creates_a_group_if_it_may() {
     assert_eq!(groups.get_or_create("g").unwrap().retry_max(None), 16);
     assert!(matches!(groups.get_or_create("a b"), Err(GroupError::Illegal { .. })));
     assert!(open(&dir).get("g").is_some());
-    let closed = GroupDefaults { auto_create: false, ..DEFAULTS };
+    let closed = GroupsConfig { auto_create: false, ..config() };
     let groups = Groups::open(dir.path(), closed, fixture::clock()).unwrap();
     assert!(groups.get_or_create("g").is_ok());
     assert!(matches!(groups.get_or_create("h"), Err(GroupError::NotExist(_))));
@@ -87,7 +91,7 @@ fn operators_declare_and_delete() {
 #[test]
 fn the_table_is_bounded() {
     let (_dir, groups) = groups();
-    for n in 0..DEFAULTS.max - SYSTEM_GROUPS.len() {
+    for n in 0..MAX - SYSTEM_GROUPS.len() {
         groups.get_or_create(&format!("g{n}")).unwrap();
     }
     assert!(matches!(groups.get_or_create("more"), Err(GroupError::Full { max: 20 })));
@@ -118,8 +122,10 @@ fn a_heartbeat_makes_the_group_and_its_retry_topic() {
         producer_data_set: vec![ProducerData { group_name: "p".to_owned() }],
         ..HeartbeatData::default()
     };
-    assert_eq!(groups.heartbeat(&topics, &members, &data, &peer).unwrap(), Change::Yes);
-    assert_eq!(groups.heartbeat(&topics, &members, &data, &peer).unwrap(), Change::No);
+    let first = groups.heartbeat(&topics, &members, &data, &peer).unwrap();
+    assert_eq!(first, Beat { change: Change::Yes, producers_joined: vec![GroupName::internal("p")] });
+    let second = groups.heartbeat(&topics, &members, &data, &peer).unwrap();
+    assert_eq!(second, Beat { change: Change::No, producers_joined: Vec::new() });
     assert_eq!(topics.get("%RETRY%g").unwrap().write_queues(), 1);
     assert!(members.is_online("g") && members.any_producer("p").is_some());
     assert!(groups.get("p").is_none());

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::config::NodeConfig;
 
 /// Where clients of the tests reach the name service.
 pub const REACHED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9876);

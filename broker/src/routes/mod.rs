@@ -11,7 +11,9 @@ pub mod registration;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::remoting::body::cluster::{BrokerMemberGroup, ClusterInfo};
@@ -19,6 +21,8 @@ use gantry_proto::remoting::body::route::{BrokerData, RouteData};
 use gantry_proto::remoting::body::topic::DataVersion;
 
 use crate::clock::Clock;
+use crate::config::NodeConfig;
+use crate::topics::Topics;
 pub use answer::OwnBroker;
 pub use foreign::{BrokerIdentity, RegisterError, Registered, Registration};
 use foreign::{Foreign, PERM_WRITE};
@@ -74,6 +78,17 @@ pub trait OwnTopics: Send + Sync + fmt::Debug {
     fn all(&self) -> Vec<(String, TopicQueues)>;
 }
 
+impl OwnTopics for Topics {
+    fn find(&self, topic: &str) -> Option<TopicQueues> {
+        self.get(topic).map(|topic| TopicQueues::from(&topic.config))
+    }
+
+    fn all(&self) -> Vec<(String, TopicQueues)> {
+        let all = Topics::all(self).into_iter();
+        all.map(|topic| (topic.name.to_string(), TopicQueues::from(&topic.config))).collect()
+    }
+}
+
 /// The registry inside this process.
 #[derive(Debug)]
 pub struct Embedded {
@@ -96,6 +111,17 @@ impl Embedded {
     /// Knows this broker only.
     pub fn new(own: OwnBroker, topics: Arc<dyn OwnTopics>, kv: KvConfig, clock: Arc<dyn Clock>) -> Self {
         Self { own, topics, kv, clock, table: Mutex::default() }
+    }
+
+    /// Knows the broker that `node` describes, listening on `port`; its pairs are in `config_dir`.
+    pub fn open(
+        config_dir: &Path,
+        node: &NodeConfig,
+        port: u16,
+        topics: Arc<dyn OwnTopics>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        Ok(Self::new(OwnBroker::new(node, port), topics, KvConfig::open(config_dir)?, clock))
     }
 
     /// This broker.

@@ -21,7 +21,6 @@ use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::heartbeat::{
     ConsumeFromWhere, ConsumeType, ConsumerData, MessageModel, SubscriptionData,
 };
-use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -125,7 +124,6 @@ pub struct Members {
     max: usize,
     /// Guards all members. Held for map operations only; notices are sent afterwards.
     table: Mutex<Table>,
-    producer_joined: Notify,
 }
 
 impl Members {
@@ -133,11 +131,11 @@ impl Members {
     /// registered, one counted for each of its groups.
     pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, expiry: Duration, max: usize) -> Self {
         let expiry_ms = u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX);
-        Self { clock, metrics, expiry_ms, max, table: Mutex::default(), producer_joined: Notify::new() }
+        Self { clock, metrics, expiry_ms, max, table: Mutex::default() }
     }
 
-    /// Registers a producer, or renews it.
-    pub fn register_producer(&self, group: &GroupName, peer: &Arc<Peer>) -> Result<(), RegisterError> {
+    /// Registers a producer, or renews it. Returns whether it joined the group with this.
+    pub fn register_producer(&self, group: &GroupName, peer: &Arc<Peer>) -> Result<Change, RegisterError> {
         let member = Member { peer: Arc::clone(peer), seen: self.clock.now() };
         let mut table = self.lock();
         let known =
@@ -151,11 +149,7 @@ impl Members {
         table.by_connection.entry(peer.connection).or_default().insert(group.clone());
         table.len += usize::from(!known);
         self.metrics.members.set(table.len as u64);
-        drop(table);
-        if !known {
-            self.producer_joined.notify_waiters();
-        }
-        Ok(())
+        Ok(if known { Change::No } else { Change::Yes })
     }
 
     /// Registers a consumer, or renews it. `data` without subscriptions keeps those of the heartbeat before
@@ -321,11 +315,6 @@ impl Members {
         let tries = self.producers_of(group).len();
         let notice = Notice::CheckTransaction(Box::new(request));
         (0..tries).any(|_| self.any_producer(group).is_some_and(|peer| peer.notify(notice.clone())))
-    }
-
-    /// Wakes up whoever waits for a producer to join a group.
-    pub fn producer_joined(&self) -> &Notify {
-        &self.producer_joined
     }
 
     /// Members of a producer group, ordered by client id.
