@@ -109,8 +109,6 @@ public final class ApachePeer {
         set.setProperty("haListenPort", Integer.toString(options.brokerPort() + 1));
         // Machines that run tests have nearly full disks; at the default of 75 % Apache drops files early.
         set.setProperty("diskMaxUsedSpaceRatio", "95");
-        // The timer wheel's files are large and all tests use delay levels only.
-        set.setProperty("timerWheelEnable", "false");
         set.putAll(options.set());
 
         BrokerConfig config = new BrokerConfig();

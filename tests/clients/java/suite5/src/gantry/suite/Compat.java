@@ -1,0 +1,37 @@
+package gantry.suite;
+
+import java.util.Set;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
+import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
+
+/** What client 5.x names differently from the other version. */
+final class Compat {
+    /** The clients' major version. */
+    static final int MAJOR = 5;
+
+    private Compat() {
+    }
+
+    static void broadcasting(DefaultMQPushConsumer consumer) {
+        consumer.setMessageModel(MessageModel.BROADCASTING);
+    }
+
+    static void createGroup(DefaultMQAdminExt admin, String broker, String group, int maxRetries, boolean consumable)
+            throws Exception {
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(group);
+        config.setRetryMaxTimes(maxRetries);
+        config.setConsumeEnable(consumable);
+        admin.createAndUpdateSubscriptionGroupConfig(broker, config);
+    }
+
+    static Set<String> groups(DefaultMQAdminExt admin, String broker) throws Exception {
+        return admin.getAllSubscriptionGroup(broker, 5000).getSubscriptionGroupTable().keySet();
+    }
+
+    static void deleteTopicInNames(DefaultMQAdminExt admin, String names, String cluster, String topic) throws Exception {
+        admin.deleteTopicInNameServer(Set.of(names), cluster, topic);
+    }
+}
