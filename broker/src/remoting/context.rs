@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use gantry_proto::remoting::codes::{Language, ResponseCode};
 use gantry_proto::remoting::header::{ExtFields, ExtWrite, OwnedCommand};
+use gantry_proto::remoting::request::HeaderError;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -62,6 +63,29 @@ impl Reply {
     pub fn refused(code: ResponseCode, why: impl Into<String>) -> Self {
         Self { code: code.into(), remark: Some(why.into()), ..Self::default() }
     }
+}
+
+/// A header that cannot be read is refused with what is wrong with it.
+impl From<HeaderError> for Reply {
+    fn from(error: HeaderError) -> Self {
+        Self::refused(ResponseCode::SystemError, error.to_string())
+    }
+}
+
+/// The reply of a handler that may stop at a refusal (`?`).
+pub fn settle(handle: impl FnOnce() -> Result<Reply, Reply>) -> Reply {
+    handle().unwrap_or_else(|refused| refused)
+}
+
+/// An error and its causes as one sentence.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |sentence, cause| format!("{sentence}: {cause}"))
+}
+
+/// A client's text as it may stand in a sentence: cut to 255 characters.
+pub fn short(text: &str) -> &str {
+    text.char_indices().nth(255).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 /// An answer that is there, or one that is still being worked on.

@@ -4,3 +4,5 @@
 //! decodes, calls one service function and encodes.
 
 pub mod context;
+pub mod query;
+pub mod route;
