@@ -9,44 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
-use gantry_proto::names::TopicName;
+use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::record::{OffsetMsgId, RecordDraft, RecordView, seal};
 use tokio_util::sync::CancellationToken;
 
 use super::projection::checks_body;
 use super::table::OpenHalf;
 use super::{StoreError, Transactions};
+use crate::groups::members::CheckRequest;
 use crate::state;
 use crate::store::Batch;
-
-/// What a producer is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckRequest {
-    /// The half's number in the half queue; the answer repeats it.
-    pub half_queue_offset: QueueOffset,
-    /// Where the half starts in the log; the answer repeats it.
-    pub half_phy: PhyOffset,
-    /// The message id that the producer knows.
-    pub uniq_key: String,
-    /// The transaction's id.
-    pub transaction_id: String,
-    /// The offset message id of the half.
-    pub offset_msg_id: String,
-    /// Where the message goes when it is committed.
-    pub real_topic: TopicName,
-    /// The half as a record, with its real topic and queue.
-    pub message: Vec<u8>,
-}
-
-/// Whether somebody was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// A member of the group has the request in its outbox.
-    Sent,
-    /// The group has no live member that takes it.
-    Nobody,
-}
 
 /// A round of checks sends at most this part of the checks of a second.
 const ROUNDS_PER_SECOND: usize = 10;
@@ -68,6 +40,10 @@ impl Transactions {
     /// Sends checks as they become due, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            // Listening before the round, so that nobody joins unheard after it.
+            let mut joined = std::pin::pin!(self.members.producer_joined().notified());
+            joined.as_mut().enable();
+            self.ask_the_silent();
             let next = self.round();
             self.note_progress();
             let now = self.now();
@@ -84,6 +60,7 @@ impl Transactions {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.shared.wake.notified() => {}
+                () = joined => {}
                 () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
             }
         }
@@ -113,6 +90,17 @@ impl Transactions {
         }
     }
 
+    /// Halves that found nobody to ask are due now if their group has a member again.
+    pub(super) fn ask_the_silent(&self) {
+        let silent = self.shared.lock().table.silent_groups();
+        let now = self.now();
+        for group in silent {
+            if !self.members.producers_of(group.as_str()).is_empty() {
+                self.shared.lock().table.producer_came(group.as_str(), now);
+            }
+        }
+    }
+
     /// Asks about one half; its new count if somebody was asked.
     fn check(&self, half: &OpenHalf, now: Millis) -> Option<(PhyOffset, u32)> {
         let request = match self.check_request(half) {
@@ -124,15 +112,13 @@ impl Transactions {
             }
         };
         // The lock is not held here: the producer's answer may come at once.
-        let asked = (self.ask)(&half.group, request);
+        let asked = self.members.ask_producer(half.group.as_str(), request);
         let mut state = self.shared.lock();
-        match asked {
-            Asked::Sent => Some((half.at, state.table.checked(half.at, now))),
-            Asked::Nobody => {
-                state.table.nobody_asked(half.at, now);
-                None
-            }
+        if asked {
+            return Some((half.at, state.table.checked(half.at, now)));
         }
+        state.table.nobody_asked(half.at, now);
+        None
     }
 
     /// What the producer is sent about a half.

@@ -26,18 +26,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
-use gantry_proto::names::{GroupName, TopicName};
+use gantry_proto::names::TopicName;
 use gantry_proto::record::{
     EncodeError, Properties, PropertiesBuf, RecordView, SysFlag, TransactionFlag, keys,
 };
 
-pub use check::{Asked, CheckRequest};
 pub use expire::{Parked, RedriveError};
 pub use projection::TransactionProjection;
 pub use resolve::{EndError, EndRequest, EndSource, Ended, OperatorError};
 pub use rules::Rules;
 pub use table::{Listed, OpenHalf, Outcome, Progress, Resolution, State};
 
+use crate::groups::members::Members;
 use crate::store::replay::{Replay, Step, Trust};
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Queue, ReadError, Store};
@@ -45,8 +45,6 @@ use crate::timer::Levels;
 use projection::{Shared, open_half};
 use table::Table;
 
-/// Asks one live member of a producer group about a half.
-pub type Ask = dyn Fn(&GroupName, CheckRequest) -> Asked + Send + Sync;
 /// Takes note of how far the transaction group's two offsets are.
 pub type NoteProgress = dyn Fn(Progress) + Send + Sync;
 
@@ -63,8 +61,8 @@ pub struct Neighbours {
     pub store: Arc<Store>,
     /// The delay levels, for committed messages that are to be delayed.
     pub levels: Levels,
-    /// Reaches the producers.
-    pub ask: Box<Ask>,
+    /// The producers, who are asked about halves.
+    pub members: Arc<Members>,
     /// Keeps the offsets of the transaction group, for Apache.
     pub note_progress: Box<NoteProgress>,
     /// First half that was not done, says the transaction group's offset in the store's files.
@@ -87,7 +85,7 @@ pub struct Transactions {
     ops: Arc<Queue>,
     parked: Arc<Queue>,
     states: Arc<Queue>,
-    ask: Box<Ask>,
+    members: Arc<Members>,
     note_progress: Box<NoteProgress>,
     /// Keeps the log from the oldest open half on.
     hold: Hold,
@@ -163,7 +161,7 @@ pub fn load(config: &Path, rules: Rules) -> io::Result<(TransactionProjection, U
 impl Unstarted {
     /// Reads what the table lacks from the open store, and writes the op records that a crash cut off.
     pub fn start(self, neighbours: Neighbours) -> Result<Arc<Transactions>, StoreError> {
-        let Neighbours { store, levels, ask, note_progress, done_below } = neighbours;
+        let Neighbours { store, levels, members, note_progress, done_below } = neighbours;
         let transactions = Transactions {
             halves: store.queue(&TopicName::half(), QueueId::ZERO)?,
             ops: store.queue(&TopicName::op(), QueueId::ZERO)?,
@@ -174,7 +172,7 @@ impl Unstarted {
             hold: store.hold(PhyOffset::ZERO),
             store,
             levels,
-            ask,
+            members,
             note_progress,
         };
         if transactions.shared.has_base() {
@@ -227,16 +225,6 @@ impl Transactions {
     /// Open transactions, oldest first, at most `limit`, of one producer group if given.
     pub fn list(&self, group: Option<&str>, limit: usize) -> Vec<Listed> {
         self.shared.lock().table.list(group, limit)
-    }
-
-    /// A member of the producer group `group` has come: halves that found nobody to ask are asked about now.
-    pub fn producer_came(&self, group: &str) {
-        let now = self.now();
-        let mut state = self.shared.lock();
-        if state.table.producer_came(group, now) {
-            let next = state.table.next_due();
-            self.shared.wake_if_earlier(next);
-        }
     }
 
     /// Tells the keeper of the group offsets how far Apache would have got, and lets go of log that no open

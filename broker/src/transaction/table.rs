@@ -530,23 +530,25 @@ impl Table {
         self.set_due(at, due);
     }
 
-    /// A producer of `group` registered: halves that found nobody are due at once. Says whether any is.
-    pub fn producer_came(&mut self, group: &str, now: Millis) -> bool {
+    /// Groups in which nobody was found to ask.
+    pub fn silent_groups(&self) -> Vec<GroupName> {
+        self.silent.iter().cloned().collect()
+    }
+
+    /// The group has a member: its halves that found nobody are due at once.
+    pub fn producer_came(&mut self, group: &str, now: Millis) {
         if !self.silent.remove(group) {
-            return false;
+            return;
         }
         let overdue: Vec<_> = self
             .entries()
             .filter(|entry| entry.half.group == *group && entry.state == State::Open)
-            .filter(|entry| {
-                self.rules.earliest_due(&entry.half) <= now && entry.due.is_some_and(|due| due > now)
-            })
+            .filter(|entry| self.rules.next_due(&entry.half) <= now && entry.due.is_some_and(|due| due > now))
             .map(|entry| entry.half.at)
             .collect();
-        for at in &overdue {
-            self.set_due(*at, now);
+        for at in overdue {
+            self.set_due(at, now);
         }
-        !overdue.is_empty()
     }
 
     fn schedule_next(&mut self, at: PhyOffset) {

@@ -7,13 +7,18 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use gantry_proto::names::GroupName;
 use gantry_proto::record::{OffsetMsgId, RecordDraft};
+use gantry_proto::remoting::codes::Language;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::check::NextRound;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::config::TransactionConfig;
+use crate::fixture;
+use crate::groups::members::{CheckRequest, Notice, Peer};
 use crate::store::disk::RealDisk;
 use crate::store::{Batch, FlushPolicy, StoreOptions};
 
@@ -23,8 +28,9 @@ struct Broker {
     store: Arc<Store>,
     transactions: Arc<Transactions>,
     clock: Arc<ManualClock>,
-    asked: Arc<Mutex<Vec<CheckRequest>>>,
-    online: Arc<Mutex<bool>>,
+    members: Arc<Members>,
+    peer: Arc<Peer>,
+    inbox: Mutex<mpsc::Receiver<Notice>>,
     progress: Arc<Mutex<Progress>>,
 }
 
@@ -59,26 +65,25 @@ fn open_with(dir: &Path, rules: Rules, options: &StoreOptions, now: Millis) -> B
     )
     .expect("the store opens");
     let store = Arc::new(store);
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let online = Arc::new(Mutex::new(true));
+    let members = Members::new(Arc::clone(&clock) as _, Arc::default(), Duration::from_secs(120), 100);
+    let members = Arc::new(members);
+    let (outbox, inbox) = Peer::outbox();
+    let address = SocketAddr::from(([127, 0, 0, 1], 5));
+    let peer = Arc::new(Peer::new(1, address, "client", (Language::Java, 513), outbox));
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let (to_asked, is_online, to_progress) = (Arc::clone(&asked), Arc::clone(&online), Arc::clone(&progress));
+    let to_progress = Arc::clone(&progress);
     let transactions = unstarted
         .start(Neighbours {
             store: Arc::clone(&store),
             levels: Levels::default(),
-            ask: Box::new(move |_group, request| {
-                if !*is_online.lock().expect("no panic") {
-                    return Asked::Nobody;
-                }
-                to_asked.lock().expect("no panic").push(request);
-                Asked::Sent
-            }),
+            members: Arc::clone(&members),
             note_progress: Box::new(move |progress| *to_progress.lock().expect("no panic") = progress),
             done_below: None,
         })
         .expect("the transactions start");
-    Broker { store, transactions, clock, asked, online, progress }
+    let broker = Broker { store, transactions, clock, members, peer, inbox: Mutex::new(inbox), progress };
+    broker.come();
+    broker
 }
 
 fn open(dir: &Path) -> Broker {
@@ -132,6 +137,26 @@ impl Broker {
             source: EndSource::Producer,
         };
         Sent { at: placed.phy, size: placed.size, request }
+    }
+
+    /// A member of the producer group is there.
+    fn come(&self) {
+        self.members.register_producer(&GroupName::internal("producers"), &self.peer).expect("registered");
+    }
+
+    fn leave(&self) {
+        self.members.connection_closed(1);
+    }
+
+    /// What the member was asked since the last call.
+    fn asked(&self) -> Vec<CheckRequest> {
+        let mut inbox = self.inbox.lock().expect("no panic");
+        std::iter::from_fn(|| inbox.try_recv().ok())
+            .filter_map(|notice| match notice {
+                Notice::CheckTransaction(request) => Some(*request),
+                Notice::MembersChanged { .. } => None,
+            })
+            .collect()
     }
 
     fn entries(&self, topic: &str, queue: u32) -> Vec<(PhyOffset, u32)> {
@@ -407,11 +432,11 @@ async fn checks_ask_a_member_and_an_unanswered_half_is_parked() {
     let broker = open(dir.path());
     let sent = broker.half("one", &[]).await;
     assert_eq!(broker.transactions.round(), NextRound::At(START.plus(6_000)));
-    assert!(broker.asked.lock().expect("no panic").is_empty());
+    assert!(broker.asked().is_empty());
 
     broker.clock.advance(6_000);
     assert_eq!(broker.transactions.round(), NextRound::At(START.plus(36_000)));
-    let request = broker.asked.lock().expect("no panic").pop().expect("one check");
+    let request = broker.asked().pop().expect("one check");
     assert_eq!((request.half_phy, request.half_queue_offset), (sent.at, sent.request.half_queue_offset));
     assert_eq!((request.uniq_key.as_str(), request.transaction_id.as_str()), ("one", "one"));
     let view = RecordView::parse(&request.message).expect("a record");
@@ -423,7 +448,7 @@ async fn checks_ask_a_member_and_an_unanswered_half_is_parked() {
     broker.clock.advance(60_000);
     assert_eq!(broker.transactions.round(), NextRound::Idle);
     broker.dispatched().await;
-    assert_eq!(broker.asked.lock().expect("no panic").len(), 1, "two checks in all");
+    assert_eq!(broker.asked().len(), 1, "two checks in all");
     assert!(broker.open_keys().is_empty() && broker.visible().is_empty());
     assert_eq!(broker.bodies("TRANS_CHECK_MAX_TIME_TOPIC", 0), ["one"]);
     let late = broker.transactions.end(&sent.request).await.expect("answered");
@@ -434,22 +459,22 @@ async fn checks_ask_a_member_and_an_unanswered_half_is_parked() {
 async fn without_a_member_nothing_counts_until_one_comes() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let broker = open(dir.path());
-    *broker.online.lock().expect("no panic") = false;
+    broker.leave();
     broker.half("one", &[]).await;
     for _ in 0..5 {
         broker.clock.advance(30_000);
         broker.transactions.round();
     }
     assert_eq!(broker.transactions.list(None, 1)[0].half.checks, 0);
-    *broker.online.lock().expect("no panic") = true;
-    broker.transactions.producer_came("others");
+    broker.transactions.ask_the_silent();
     assert!(matches!(broker.transactions.round(), NextRound::At(_)));
-    assert!(broker.asked.lock().expect("no panic").is_empty());
-    broker.transactions.producer_came("producers");
+    assert!(broker.asked().is_empty());
+    broker.come();
+    broker.transactions.ask_the_silent();
     broker.transactions.round();
-    assert_eq!(broker.asked.lock().expect("no panic").len(), 1);
+    assert_eq!(broker.asked().len(), 1);
     // Nobody comes for days.
-    *broker.online.lock().expect("no panic") = false;
+    broker.leave();
     broker.clock.advance(73 * 3_600_000);
     broker.transactions.round();
     broker.dispatched().await;
@@ -466,7 +491,7 @@ async fn checks_are_limited_per_second() {
     }
     broker.clock.advance(6_000);
     assert_eq!(broker.transactions.round(), NextRound::Soon);
-    assert_eq!(broker.asked.lock().expect("no panic").len(), 2);
+    assert_eq!(broker.asked().len(), 2);
 }
 
 #[tokio::test]
@@ -590,11 +615,12 @@ async fn the_store_that_apache_wrote_has_one_open_half() {
             StoreOptions { reserve_bytes: 0, policy: FlushPolicy::Memory, ..StoreOptions::default() };
         let store = Store::open(dir.path(), &options, Arc::new(RealDisk), clock, vec![Box::new(projection)]);
         let store = Arc::new(store.expect("the store opens"));
+        let members = Arc::new(Members::new(fixture::clock(), Arc::default(), Duration::from_secs(120), 1));
         let transactions = unstarted
             .start(Neighbours {
                 store: Arc::clone(&store),
                 levels: Levels::default(),
-                ask: Box::new(|_, _| Asked::Nobody),
+                members: Arc::clone(&members),
                 note_progress: Box::new(|_| ()),
                 done_below: Some(QueueOffset::new(done_below)),
             })
