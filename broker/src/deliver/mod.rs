@@ -3,3 +3,4 @@
 pub mod filter;
 pub mod polls;
 pub mod pull;
+pub mod retry;

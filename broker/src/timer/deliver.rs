@@ -135,6 +135,11 @@ impl Timer {
         }
     }
 
+    /// Delivers everything that is due now, once.
+    pub fn deliver_due(&self) {
+        self.round();
+    }
+
     /// Delivers everything that is due now.
     pub(super) fn round(&self) -> NextRound {
         let queues: Vec<_> = self.shared.lock().levels.keys().copied().collect();

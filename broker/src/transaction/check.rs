@@ -40,10 +40,6 @@ impl Transactions {
     /// Sends checks as they become due, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            // Listening before the round, so that nobody joins unheard after it.
-            let mut joined = std::pin::pin!(self.members.producer_joined().notified());
-            joined.as_mut().enable();
-            self.ask_the_silent();
             let next = self.round();
             self.note_progress();
             let now = self.now();
@@ -60,7 +56,6 @@ impl Transactions {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.shared.wake.notified() => {}
-                () = joined => {}
                 () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
             }
         }
@@ -90,14 +85,13 @@ impl Transactions {
         }
     }
 
-    /// Halves that found nobody to ask are due now if their group has a member again.
-    pub(super) fn ask_the_silent(&self) {
-        let silent = self.shared.lock().table.silent_groups();
+    /// A member of the producer group `group` has come: halves that found nobody to ask are asked about now.
+    pub fn producer_came(&self, group: &str) {
         let now = self.now();
-        for group in silent {
-            if !self.members.producers_of(group.as_str()).is_empty() {
-                self.shared.lock().table.producer_came(group.as_str(), now);
-            }
+        let mut state = self.shared.lock();
+        if state.table.producer_came(group, now) {
+            let next = state.table.next_due();
+            self.shared.wake_if_earlier(next);
         }
     }
 

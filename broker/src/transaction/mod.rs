@@ -38,6 +38,7 @@ pub use rules::Rules;
 pub use table::{Listed, OpenHalf, Outcome, Progress, Resolution, State};
 
 use crate::groups::members::Members;
+use crate::metrics::Metrics;
 use crate::store::replay::{Replay, Step, Trust};
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Queue, ReadError, Store};
@@ -153,8 +154,12 @@ pub enum StoreError {
 
 /// Reads what was remembered in the directory `config`. The projection goes to the store; the rest starts when that
 /// is open.
-pub fn load(config: &Path, rules: Rules) -> io::Result<(TransactionProjection, Unstarted)> {
-    let (projection, shared) = TransactionProjection::load(config, rules)?;
+pub fn load(
+    config: &Path,
+    rules: Rules,
+    metrics: Arc<Metrics>,
+) -> io::Result<(TransactionProjection, Unstarted)> {
+    let (projection, shared) = TransactionProjection::load(config, rules, metrics)?;
     Ok((projection, Unstarted { shared, rules }))
 }
 

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use super::rules::Rules;
 use super::table::{OpenHalf, Remembered, Table};
+use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
 use crate::store::{ApplyError, Dispatched, Projection};
@@ -189,6 +190,7 @@ fn parse_checks(payload: &[u8]) -> impl Iterator<Item = (PhyOffset, u32)> + '_ {
 #[derive(Debug)]
 pub struct TransactionProjection {
     shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     path: PathBuf,
     touched: bool,
 }
@@ -203,7 +205,11 @@ struct Snapshot {
 
 impl TransactionProjection {
     /// Reads the snapshot in the directory `config`, if there is one.
-    pub(super) fn load(config: &Path, rules: Rules) -> io::Result<(Self, Arc<Shared>)> {
+    pub(super) fn load(
+        config: &Path,
+        rules: Rules,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Self, Arc<Shared>)> {
         let path = config.join("gantryTransactions.json");
         let snapshot = match load_json(&path, |bytes| serde_json::from_slice::<Snapshot>(bytes).ok()) {
             Ok(snapshot) => snapshot,
@@ -239,7 +245,7 @@ impl TransactionProjection {
             sleeps_until: AtomicI64::new(i64::MAX),
             position: AtomicU64::new(position),
         });
-        Ok((Self { shared: Arc::clone(&shared), path, touched: false }, shared))
+        Ok((Self { shared: Arc::clone(&shared), metrics, path, touched: false }, shared))
     }
 }
 
@@ -301,7 +307,11 @@ impl Projection for TransactionProjection {
 
     fn finish_batch(&mut self) {
         if std::mem::take(&mut self.touched) {
-            let next = self.shared.lock().table.next_due();
+            let (next, open) = {
+                let mut state = self.shared.lock();
+                (state.table.next_due(), state.table.len())
+            };
+            self.metrics.open_halves.set(open as u64);
             self.shared.wake_if_earlier(next);
         }
     }

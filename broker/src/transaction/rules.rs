@@ -5,7 +5,7 @@ use std::time::Duration;
 use gantry_proto::ids::Millis;
 
 use super::table::OpenHalf;
-use crate::config::TransactionConfig;
+use crate::config::{Config, TransactionConfig};
 
 /// Times and bounds of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,11 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Rules {
+    /// What the configuration says; the rest as by default.
+    pub fn new(config: &Config) -> Self {
+        Self { checks: config.transaction, open_max: config.limits.open_halves, ..Self::default() }
+    }
+
     /// Time from check number `checks` to the next, in milliseconds: 1, 2, 4, 8 … intervals up to the
     /// longest.
     pub fn interval_after(&self, checks: u32) -> u64 {

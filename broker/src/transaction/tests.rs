@@ -55,7 +55,8 @@ fn options() -> StoreOptions {
 
 fn open_with(dir: &Path, rules: Rules, options: &StoreOptions, now: Millis) -> Broker {
     let clock = Arc::new(ManualClock::new(now));
-    let (projection, unstarted) = load(&dir.join("config"), rules).expect("the snapshot is readable");
+    let (projection, unstarted) =
+        load(&dir.join("config"), rules, Arc::default()).expect("the snapshot is readable");
     let store = Store::open(
         dir,
         options,
@@ -466,11 +467,11 @@ async fn without_a_member_nothing_counts_until_one_comes() {
         broker.transactions.round();
     }
     assert_eq!(broker.transactions.list(None, 1)[0].half.checks, 0);
-    broker.transactions.ask_the_silent();
+    broker.transactions.producer_came("others");
     assert!(matches!(broker.transactions.round(), NextRound::At(_)));
     assert!(broker.asked().is_empty());
     broker.come();
-    broker.transactions.ask_the_silent();
+    broker.transactions.producer_came("producers");
     broker.transactions.round();
     assert_eq!(broker.asked().len(), 1);
     // Nobody comes for days.
@@ -609,7 +610,8 @@ async fn the_store_that_apache_wrote_has_one_open_half() {
     for done_below in [0, 13] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         sample_store(dir.path());
-        let (projection, unstarted) = load(&dir.path().join("config"), rules()).expect("no snapshot yet");
+        let (projection, unstarted) =
+            load(&dir.path().join("config"), rules(), Arc::default()).expect("no snapshot yet");
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Millis::new(1_795_252_500_000)));
         let options =
             StoreOptions { reserve_bytes: 0, policy: FlushPolicy::Memory, ..StoreOptions::default() };
