@@ -24,8 +24,14 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    fn wake(&self, token: u32) {
+    /// Tells the connection to look at a parked pull again.
+    pub fn wake(&self, token: u32) {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        self.notify.notify_one();
+    }
+
+    /// Rings the bell without waking a pull.
+    pub fn ring(&self) {
         self.notify.notify_one();
     }
 

@@ -117,3 +117,53 @@ impl std::fmt::Debug for Handled {
         }
     }
 }
+
+/// Everything a handler may call.
+#[derive(Debug)]
+pub struct Services {
+    /// What the operator set.
+    pub config: Arc<Config>,
+    /// The port that the broker listens on.
+    pub broker_port: u16,
+    /// When the process started.
+    pub started_at: Millis,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The log and everything folded from it.
+    pub store: Arc<Store>,
+    /// Topics.
+    pub topics: Arc<Topics>,
+    /// Consumer groups.
+    pub groups: Arc<Groups>,
+    /// Who is alive.
+    pub members: Arc<Members>,
+    /// Consumer offsets.
+    pub offsets: Arc<Offsets>,
+    /// Queue locks of orderly consumers.
+    pub locks: Arc<Locks>,
+    /// Names and addresses.
+    pub routes: Arc<Embedded>,
+    /// Half messages.
+    pub transactions: Arc<Transactions>,
+    /// Retries and dead letters.
+    pub retries: Arc<Retries>,
+    /// The way into the log.
+    pub publisher: Publisher,
+    /// Waiting pulls.
+    pub polls: Arc<Polls>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The accepting tasks; they stop first.
+    pub listeners: Shutdown,
+    /// The connections; they stop next.
+    pub connections: Shutdown,
+    /// Requests that run beside their connection, and background services.
+    pub shutdown: Shutdown,
+}
+
+impl Services {
+    /// The address under which a client can ask this broker for a message it sent.
+    pub fn store_host(&self, caller: &Caller) -> SocketAddr {
+        SocketAddr::new(caller.local.ip(), self.broker_port)
+    }
+}

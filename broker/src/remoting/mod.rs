@@ -1,8 +1,105 @@
 //! The remoting edge: frames of RocketMQ's own protocol on TCP.
 //!
-//! A handler is a function `(services, request, caller) -> Handled` in the file of its family; it
-//! decodes, calls one service function and encodes.
+//! [`connection`] reads, [`dispatch`] finds the handler, one file per family decodes, calls one service
+//! function and encodes. The hot families (`send`, `pull`, `transaction`) write straight into the
+//! connection's output; a handler of any other is a function `(services, request, caller) -> Handled`.
 
+mod connection;
 pub mod context;
+mod dispatch;
+mod outbound;
+mod pull;
 pub mod query;
+mod refusal;
 pub mod route;
+mod send;
+mod transaction;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gantry_proto::remoting::codes::Language;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use connection::{Closed, Connection};
+use context::{Caller, Services};
+
+/// Notices that may wait for one client; beyond it they are dropped and asked again later.
+const NOTICES_MAX: usize = 1024;
+
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+/// Accepts connections until the broker stops.
+pub async fn listen(services: Arc<Services>, listener: TcpListener) {
+    let stop = services.listeners.token().clone();
+    let open = Arc::new(AtomicUsize::new(0));
+    let limit = services.config.limits.connections;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors or memory: give the others a moment to end.
+                tracing::error!(%error, "cannot accept a connection; is the limit of open files too low?");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if open.fetch_add(1, Ordering::Relaxed) >= limit {
+            open.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%remote, limit, "a connection was refused: as many are open as limits.connections allows");
+            continue;
+        }
+        let (services, open) = (Arc::clone(&services), Arc::clone(&open));
+        let connections = services.connections.clone();
+        connections.spawn("connection", async move {
+            services.metrics.connections.up();
+            serve(Arc::clone(&services), stream, remote).await;
+            services.metrics.connections.down();
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+async fn serve(services: Arc<Services>, stream: TcpStream, remote: SocketAddr) {
+    // Answers are written whole; waiting for more to fill a packet would only delay them.
+    let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+        Ok(local) => local,
+        Err(error) => {
+            tracing::info!(%remote, %error, "a connection was gone before it was served");
+            return;
+        }
+    };
+    let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let caller = Caller {
+        connection: number,
+        remote: unmapped(remote),
+        local: unmapped(local),
+        language: Language::Other,
+        version: 0,
+    };
+    let (outbox, notices) = mpsc::channel(NOTICES_MAX);
+    let stop = services.connections.token().clone();
+    let connection = Connection::new(Arc::clone(&services), caller, outbox);
+    let closed = connection.run(stream, notices, stop).await;
+    services.members.connection_closed(number);
+    services.routes.connection_closed(number);
+    match closed {
+        Closed::ByPeer | Closed::Stopping => tracing::debug!(%remote, why = %closed, "connection closed"),
+        Closed::Frame(_) | Closed::Header(_) => {
+            tracing::warn!(%remote, why = %closed, "connection closed: the client does not speak this protocol");
+        }
+        Closed::Idle(_) | Closed::Io(_) => tracing::info!(%remote, why = %closed, "connection closed"),
+    }
+}
+
+/// An IPv4 address that came through an IPv6 socket, as the IPv4 address it is.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

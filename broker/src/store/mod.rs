@@ -405,6 +405,12 @@ impl Store {
         }
     }
 
+    /// Writes what is staged, so that it can be read; it becomes visible as the policy says.
+    pub fn write_through(&self) {
+        // A failure stops the log, and whoever reads finds out there.
+        let _ = self.log.write_staged();
+    }
+
     /// Waits until the flush policy's promise holds for every byte below `end`.
     pub async fn settled(&self, end: PhyOffset) -> Result<(), Poisoned> {
         self.log.marks().wait(&self.log.marks().visible, end).await

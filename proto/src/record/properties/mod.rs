@@ -486,6 +486,13 @@ impl PropertiesBuf {
         Self(bytes)
     }
 
+    /// Makes this a copy of `properties`, with room for `spare` more bytes; its memory is used again.
+    pub fn assign(&mut self, properties: Properties<'_>, spare: usize) {
+        self.0.clear();
+        self.0.reserve(properties.0.len() + spare);
+        self.0.extend_from_slice(properties.0);
+    }
+
     /// What has been written, to be read.
     pub fn view(&self) -> Properties<'_> {
         Properties(&self.0)

@@ -1,0 +1,344 @@
+//! Wires everything together: store, services, listeners; and stops it in the opposite order.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gantry_proto::ids::QueueId;
+use gantry_proto::names::{GroupName, topics as topic_names};
+use tokio::net::TcpListener;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Policy, PortsConfig};
+use crate::deliver::polls::Polls;
+use crate::deliver::retry::Retries;
+use crate::groups::Groups;
+use crate::groups::locks::Locks;
+use crate::groups::members::Members;
+use crate::groups::offsets::{OffsetTable, Offsets};
+use crate::metrics::Metrics;
+use crate::publish::{Publisher, SendLimits};
+use crate::remoting::{self, context::Services};
+use crate::routes::Embedded;
+use crate::shutdown::{Drained, Shutdown};
+use crate::store::dedup::DedupOptions;
+use crate::store::disk::RealDisk;
+use crate::store::index::IndexOptions;
+use crate::store::retain::Retention;
+use crate::store::{FlushPolicy, OpenError, Store, StoreOptions};
+use crate::timer::{Levels, Timer};
+use crate::topics::Topics;
+use crate::transaction::{self, Transactions};
+
+/// How often the house is kept at the most: a checkpoint when something is new, retention.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the housekeeper looks whether it is wanted sooner.
+const HOUSEKEEPER_NAP: Duration = Duration::from_secs(1);
+/// How often silent clients and expired locks are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long each stage of a stop may take.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken or not allowed.
+    #[error("cannot listen on {address}: choose another port or address, or stop who uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A file of the store's configuration cannot be read.
+    #[error("cannot read the files in {path}")]
+    Config {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// Open transactions cannot be read back.
+    #[error("cannot read the open transactions")]
+    Transactions(#[from] transaction::StoreError),
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    services: Arc<Services>,
+    name: SocketAddr,
+    broker: SocketAddr,
+    background: Shutdown,
+    housekeeper: Housekeeper,
+}
+
+impl Broker {
+    /// Opens the store and listens. When it returns, clients can connect.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let bind = config.node.bind;
+        let name = bind_to(bind, config.ports.name).await?;
+        let broker = bind_to(bind, config.ports.broker).await?;
+        let (name_address, broker_address) = (local(&name)?, local(&broker)?);
+        let vip = vip_listener(bind, config.ports.broker, broker_address.port()).await?;
+        let background = Shutdown::new();
+        let services = Arc::new(open(config, broker_address, &background)?);
+        for listener in [Some(name), Some(broker), vip].into_iter().flatten() {
+            services.listeners.spawn("listener", remoting::listen(Arc::clone(&services), listener));
+        }
+        background.spawn("sweep", sweep(Arc::clone(&services), background.clone()));
+        let housekeeper = Housekeeper::start(Arc::clone(&services.store))
+            .map_err(|source| StartError::Config { path: services.config.store.dir.clone(), source })?;
+        Ok(Self { services, name: name_address, broker: broker_address, background, housekeeper })
+    }
+
+    /// Where the name service listens.
+    pub fn name_address(&self) -> SocketAddr {
+        self.name
+    }
+
+    /// Where the broker listens.
+    pub fn broker_address(&self) -> SocketAddr {
+        self.broker
+    }
+
+    /// What the edges call.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Stops taking connections, answers what is under way, flushes and closes the store.
+    pub async fn stop(self) -> io::Result<()> {
+        let stages =
+            [&self.services.listeners, &self.services.connections, &self.services.shutdown, &self.background];
+        for stage in stages {
+            if let Drained::Running(left) = stage.drain(DRAIN).await {
+                tracing::warn!(left, "tasks did not end in time");
+            }
+        }
+        let Self { services, housekeeper, .. } = self;
+        let closed = tokio::task::spawn_blocking(move || {
+            housekeeper.stop();
+            services.store.close()
+        });
+        closed.await.map_err(io::Error::other)?
+    }
+}
+
+/// Opens the store and builds the services over it.
+fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Services, StartError> {
+    let config = Arc::new(config);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::default());
+    let dir = config.store.dir.clone();
+    let files = dir.join("config");
+    let in_config = |source| StartError::Config { path: files.clone(), source };
+    let levels = Levels::new(&config.timer.delay_levels);
+    let polls = Arc::new(Polls::new(config.limits.waiting_polls));
+    let offset_table = OffsetTable::open(&files, Arc::clone(&clock)).map_err(in_config)?;
+    let rules = transaction::Rules {
+        checks: config.transaction,
+        age_ms_max: millis(config.retention.time),
+        open_max: config.limits.open_halves,
+        ..transaction::Rules::default()
+    };
+    let (halves, unstarted) = transaction::load(&files, rules).map_err(in_config)?;
+    let (delays, timer) = Timer::load(&files, levels.clone()).map_err(in_config)?;
+    // The polls come last: whoever they wake finds everything else done.
+    let projections = vec![offset_table.projection(), Box::new(halves) as _, Box::new(delays) as _, polls.projection()];
+    let store = Store::open(&dir, &store_options(&config, &levels), Arc::new(RealDisk), Arc::clone(&clock), projections)?;
+    let store = Arc::new(store);
+
+    let topics = Arc::new(Topics::open(&files, &config.node, config.topics, Arc::clone(&clock)).map_err(in_config)?);
+    let groups = Arc::new(Groups::open(&files, config.groups, Arc::clone(&clock)).map_err(in_config)?);
+    let members = Members::new(
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+        config.groups.member_expiry,
+        config.groups.max_members,
+    );
+    let members = Arc::new(members);
+    let offsets = Offsets::new(&offset_table, Arc::clone(&store), Arc::clone(&metrics), config.groups.max_offsets);
+    let offsets = Arc::new(offsets);
+    let transactions = start_transactions(unstarted, &store, &levels, &members, &offsets)?;
+    let timer = timer.start(Arc::clone(&store)).map_err(in_config)?;
+    let retries = Retries::new(
+        Arc::clone(&store),
+        Arc::clone(&topics),
+        Arc::clone(&groups),
+        Arc::clone(&locks(&config, &clock)),
+        levels.clone(),
+    );
+    let retries = Arc::new(retries);
+    let limits = SendLimits { body_bytes: config.limits.message_bytes as usize, dedup: config.dedup.enabled };
+    let publisher = Publisher::new(
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        Arc::clone(&topics),
+        Arc::clone(&transactions),
+        Arc::clone(&retries),
+        levels,
+        limits,
+        config.node.cluster.clone(),
+        broker.ip(),
+    );
+    let stop = background.token();
+    background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
+    background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
+    background.spawn("timer", timer.run(stop.clone()));
+    let routes = Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics), Arc::clone(&clock));
+    Ok(Services {
+        broker_port: broker.port(),
+        started_at: clock.now(),
+        locks: Arc::new(Locks::new(Arc::clone(&clock), config.groups.lock_lease)),
+        routes: Arc::new(routes.map_err(in_config)?),
+        config,
+        clock,
+        store,
+        topics,
+        groups,
+        members,
+        offsets,
+        transactions,
+        retries,
+        publisher,
+        polls,
+        metrics,
+        listeners: Shutdown::new(),
+        connections: Shutdown::new(),
+        shutdown: Shutdown::new(),
+    })
+}
+
+fn store_options(config: &Config, levels: &Levels) -> StoreOptions {
+    StoreOptions {
+        policy: match config.store.policy {
+            Policy::Memory => FlushPolicy::Memory,
+            Policy::Disk => FlushPolicy::Disk,
+        },
+        segment_bytes: config.store.segment_bytes,
+        queue_file_bytes: config.store.queue_file_bytes,
+        reserve_bytes: config.retention.reserve_bytes,
+        delay_levels: levels.delays_ms(),
+        index: IndexOptions { slots: config.store.index_slots, entries: config.store.index_entries },
+        dedup: DedupOptions {
+            window_ms: millis(config.dedup.time),
+            entries: u32::try_from(config.dedup.entries / 2).unwrap_or(u32::MAX).max(1),
+        },
+        retention: Retention {
+            keep_ms: millis(config.retention.time),
+            keep_bytes: config.retention.bytes.unwrap_or(0),
+            disk_high_ratio: f64::from(config.retention.force_percent) / 100.0,
+        },
+        ..StoreOptions::default()
+    }
+}
+
+/// Starts transactions with what they need of their neighbours.
+fn start_transactions(
+    unstarted: transaction::Unstarted,
+    store: &Arc<Store>,
+    levels: &Levels,
+    members: &Arc<Members>,
+    offsets: &Arc<Offsets>,
+) -> Result<Arc<Transactions>, StartError> {
+    let half_done = offsets.get(GroupName::TRANSACTION, topic_names::HALF, QueueId::ZERO);
+    let neighbours = transaction::Neighbours {
+        store: Arc::clone(store),
+        levels: levels.clone(),
+        ask: ask_members(members),
+        note_progress: note_offsets(offsets),
+        done_below: half_done,
+    };
+    Ok(unstarted.start(neighbours)?)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn bind_to(address: IpAddr, port: u16) -> Result<TcpListener, StartError> {
+    let address = SocketAddr::new(address, port);
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|source| StartError::Listen { address: unknown, source })
+}
+
+/// The VIP port. With a free broker port it is only a convenience: taken by somebody else, it is left out.
+async fn vip_listener(bind: IpAddr, asked: u16, broker: u16) -> Result<Option<TcpListener>, StartError> {
+    match bind_to(bind, PortsConfig::vip(broker)).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(_) if asked == 0 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks for silent clients, dead brokers and expired locks now and then.
+async fn sweep(services: Arc<Services>, background: Shutdown) {
+    loop {
+        tokio::select! {
+            () = background.token().cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        services.members.expire();
+        services.locks.sweep();
+        services.routes.expire();
+    }
+}
+
+/// The thread that keeps the store's house; it blocks on the disk.
+#[derive(Debug)]
+struct Housekeeper {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: JoinHandle<()>,
+}
+
+impl Housekeeper {
+    fn start(store: Arc<Store>) -> io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let watched = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("housekeeping".to_owned())
+            .spawn(move || keep_house(&store, &watched))?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_one();
+        if self.thread.join().is_err() {
+            tracing::error!("the housekeeping thread panicked");
+        }
+    }
+}
+
+fn keep_house(store: &Store, (stop, bell): &(Mutex<bool>, Condvar)) {
+    let mut napped = Duration::ZERO;
+    let mut stopping = stop.lock().unwrap_or_else(PoisonError::into_inner);
+    while !*stopping {
+        stopping = bell.wait_timeout(stopping, HOUSEKEEPER_NAP).unwrap_or_else(PoisonError::into_inner).0;
+        napped += HOUSEKEEPER_NAP;
+        if *stopping || napped < HOUSEKEEPING && !store.wants_checkpoint() {
+            continue;
+        }
+        napped = Duration::ZERO;
+        drop(stopping);
+        if store.failure().is_none()
+            && let Err(error) = store.keep_house()
+        {
+            tracing::error!(%error, "housekeeping failed; it is tried again");
+        }
+        stopping = stop.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+}

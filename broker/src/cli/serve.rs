@@ -1,0 +1,72 @@
+//! `gantry serve`: runs the broker until it is told to stop.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::broker::Broker;
+use crate::config::{Config, ServeArgs};
+use crate::store::disk::{Disk as _, RealDisk};
+
+/// Runs `gantry serve`.
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let config = match crate::config::load(args, |name| std::env::var_os(name)) {
+        Ok(config) => config,
+        Err(error) => return super::fail(2, &error),
+    };
+    super::log_to_stderr();
+    raise_open_files();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return super::fail(1, &error),
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::fail(1, error.as_ref()),
+    }
+}
+
+async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let node = config.node.clone();
+    if !node.bind.is_loopback() {
+        tracing::warn!(
+            "listening on {}, beyond this machine, without authentication: anyone who reaches the ports can read and \
+             write every message. Bind to a loopback or private address unless a firewall stands before it",
+            node.bind
+        );
+    }
+    let broker = Broker::start(config).await?;
+    let ready = format!("ready name-server={} broker={}", broker.name_address(), broker.broker_address());
+    println!("{ready}");
+    io::stdout().flush()?;
+    if let Some(file) = &node.ready_file {
+        RealDisk.replace(file, format!("{ready}\n").as_bytes())?;
+    }
+    either(&mut terminate, &mut interrupt).await;
+    tracing::info!("stopping: answering what is under way; a second signal ends at once");
+    tokio::select! {
+        stopped = broker.stop() => stopped?,
+        () = either(&mut terminate, &mut interrupt) => std::process::exit(1),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Each connection and each queue in use is an open file; the usual soft limit of 1024 is soon reached.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

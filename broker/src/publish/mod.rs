@@ -1,0 +1,433 @@
+//! The way of a message into the log, one for all edges.
+//!
+//! [`Publisher::send`] checks topic, sizes and queue, decides what the message is (plain, delayed, half,
+//! a retry), asks the dedup window and appends. It neither waits nor writes: the caller drives the store
+//! after a batch of sends and answers when [`Sent::end`] is settled.
+
+mod resend;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gantry_proto::error::DecodeError;
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::{TopicKind, TopicName};
+use gantry_proto::record::{
+    BatchItems, EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag,
+    UniqKeys, keys,
+};
+
+use crate::clock::Clock;
+use crate::deliver::retry::{Retries, RetryError};
+use crate::store::dedup::DedupKey;
+use crate::store::{AppendError, Batch, Queue, ReadError, Store};
+use crate::timer::{self, Levels};
+use crate::topics::{Topic, TopicError, Topics};
+use crate::transaction::{BeginError, Transactions};
+
+/// Region that clients are told, as the peer's default.
+pub const REGION: &str = "DefaultRegion";
+/// Bytes of properties that the broker may add to a message.
+const ADDED_PROPERTIES: usize = 128;
+
+/// A message as it came in.
+#[derive(Clone, Debug)]
+pub struct Incoming<'a> {
+    /// The topic that the client names.
+    pub topic: &'a str,
+    /// Template of a topic that does not exist yet.
+    pub default_topic: &'a str,
+    /// Queues that it shall have.
+    pub default_queues: i32,
+    /// The queue; negative: any.
+    pub queue_id: i32,
+    /// The client's flags, as they came.
+    pub sys_flag: SysFlag,
+    /// The user's own flag.
+    pub flag: i32,
+    /// When the client made the message.
+    pub born_at: Millis,
+    /// The client's address.
+    pub born_host: SocketAddr,
+    /// The address under which this broker can be asked for the message.
+    pub store_host: SocketAddr,
+    /// Encoded properties.
+    pub properties: Properties<'a>,
+    /// The body, or the items of a batch.
+    pub body: &'a [u8],
+    /// How often it was consumed in vain.
+    pub reconsume_times: i32,
+    /// The most attempts, if the client says so.
+    pub reconsume_max: Option<i32>,
+}
+
+/// Memory that sends of one connection reuse.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    batch: Batch,
+    properties: PropertiesBuf,
+    /// The id of the message sent last, as the client gave it or as it was made here.
+    pub uniq_key: String,
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// First byte behind its record: the answer may be given once this is settled.
+    pub end: PhyOffset,
+    /// Whether the client wants to wait for that.
+    pub waits: bool,
+    /// Where its record is.
+    pub phy: PhyOffset,
+    /// The queue that the client is told.
+    pub queue_id: QueueId,
+    /// The number in it; of a half, in the half queue.
+    pub queue_offset: QueueOffset,
+}
+
+/// Why a send was refused. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The topic is unknown, protected or cannot be made.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The topic takes no messages.
+    #[error("topic {topic} is not writable: change its permission, or send elsewhere")]
+    NotWritable {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The topic has no such queue.
+    #[error("topic {topic} has {queues} queues, there is no queue {asked}: refresh the route")]
+    NoSuchQueue {
+        /// The topic.
+        topic: TopicName,
+        /// Queues it has.
+        queues: u32,
+        /// The queue that was asked for.
+        asked: i32,
+    },
+    /// The body is too long.
+    #[error("the body is {size} bytes, the limit is {limit}: send less or raise --max-message-size")]
+    BodyTooLarge {
+        /// Bytes of the body.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A retry topic takes no batches.
+    #[error("{topic} takes no batches: send the messages one by one")]
+    BatchNotAllowed {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The batch cannot be read.
+    #[error("the batch is damaged: {0}")]
+    BadBatch(#[from] DecodeError),
+    /// The batch is empty.
+    #[error("the batch holds no message: send at least one")]
+    EmptyBatch,
+    /// The record format has no room for it.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The transaction cannot begin.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// The retry cannot be taken.
+    #[error(transparent)]
+    Retry(#[from] RetryError),
+    /// The log refused it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A file of the queue cannot be opened.
+    #[error("cannot open the queue's files")]
+    Queue(#[from] io::Error),
+    /// The first send of the same id cannot be read.
+    #[error("the first send of this message cannot be read")]
+    Earlier(#[from] ReadError),
+}
+
+/// Bounds of a send.
+#[derive(Clone, Copy, Debug)]
+pub struct SendLimits {
+    /// Most bytes of a body, or of a batch.
+    pub body_bytes: usize,
+    /// Whether resends are recognised in topics that do not say.
+    pub dedup: bool,
+}
+
+/// Puts messages into the log.
+#[derive(Debug)]
+pub struct Publisher {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    topics: Arc<Topics>,
+    transactions: Arc<Transactions>,
+    retries: Arc<Retries>,
+    levels: Levels,
+    limits: SendLimits,
+    cluster: String,
+    /// Ids for messages that come without one.
+    uniq_keys: UniqKeys,
+}
+
+impl Publisher {
+    /// A publisher over its neighbours.
+    #[expect(clippy::too_many_arguments, reason = "each is a neighbour or a setting; it is called once")]
+    pub fn new(
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
+        topics: Arc<Topics>,
+        transactions: Arc<Transactions>,
+        retries: Arc<Retries>,
+        levels: Levels,
+        limits: SendLimits,
+        cluster: String,
+        address: std::net::IpAddr,
+    ) -> Self {
+        let uniq_keys = UniqKeys::new(address, std::process::id(), fastrand::u32(..));
+        Self { store, clock, topics, transactions, retries, levels, limits, cluster, uniq_keys }
+    }
+
+    /// Appends one message.
+    pub fn send(&self, incoming: &Incoming<'_>, scratch: &mut Scratch) -> Result<Sent, SendError> {
+        self.check_size(incoming.body.len())?;
+        let named = self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
+        let hot = incoming.properties.scan();
+        let (topic, dead) = match named.kind {
+            TopicKind::Retry => {
+                let target = self.retries.target(&named, incoming.reconsume_times, incoming.reconsume_max)?;
+                (target.topic, target.is_dead_letter)
+            }
+            _ => (named, false),
+        };
+        let queue_id = pick_queue(&topic, incoming.queue_id, dead)?;
+        let mut properties = std::mem::take(&mut scratch.properties);
+        self.fill_properties(&mut properties, incoming, &hot, dead, &mut scratch.uniq_key);
+        let sent = self.store_one(&topic, queue_id, incoming, &hot, dead, &mut properties, scratch);
+        scratch.properties = properties;
+        scratch.batch.clear();
+        sent
+    }
+
+    /// Decides where the record goes and appends it, unless it was appended before.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one message, borrowed apart from each other")]
+    fn store_one(
+        &self,
+        topic: &Topic,
+        queue_id: QueueId,
+        incoming: &Incoming<'_>,
+        hot: &HotProperties<'_>,
+        dead: bool,
+        properties: &mut PropertiesBuf,
+        scratch: &mut Scratch,
+    ) -> Result<Sent, SendError> {
+        let is_half = hot.is_half() && incoming.reconsume_times == 0;
+        let mut sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
+        let queue = if is_half {
+            let half = self.transactions.begin(topic.name.as_str(), queue_id, incoming.sys_flag, properties.view())?;
+            *properties = half.properties;
+            sys_flag = half.sys_flag;
+            half.queue
+        } else if let (Some(level), false) = (hot.delay_level.and_then(|level| self.levels.level(level)), dead) {
+            let (name, id) = timer::retarget(properties, level, topic.name.as_str(), queue_id);
+            self.store.queue(&name, id)?
+        } else {
+            self.queue_of(topic, queue_id)?
+        };
+        let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
+        scratch.batch.clear();
+        scratch.batch.push(&queue, &draft)?;
+        let admission = self.dedup_key(topic, &scratch.uniq_key).map(|key| self.store.dedup().admit(key));
+        if let Some(admission) = &admission
+            && let Some(earlier) = admission.earlier()
+            && let Some(sent) = self.answer_again(earlier, topic, &scratch.uniq_key, incoming.body)?
+        {
+            return Ok(Sent { waits: hot.waits_for_store(), ..sent });
+        }
+        let appended = self.store.append(&mut scratch.batch)?;
+        let Some(placed) = scratch.batch.placed().first().copied() else {
+            return Err(SendError::EmptyBatch);
+        };
+        if let Some(admission) = admission {
+            admission.stored(placed.phy);
+        }
+        Ok(Sent {
+            end: appended.end,
+            waits: hot.waits_for_store(),
+            phy: placed.phy,
+            queue_id,
+            queue_offset: placed.queue_offset,
+        })
+    }
+
+    /// Appends the messages of a batch, next to each other. `sent` gets one entry for each, in order;
+    /// `scratch.uniq_key` their ids, joined by commas.
+    pub fn send_batch(
+        &self,
+        incoming: &Incoming<'_>,
+        scratch: &mut Scratch,
+        sent: &mut Vec<Sent>,
+    ) -> Result<(), SendError> {
+        self.check_size(incoming.body.len())?;
+        let topic = self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
+        if topic.kind == TopicKind::Retry || incoming.topic.len() > 127 {
+            return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
+        }
+        let queue_id = pick_queue(&topic, incoming.queue_id, false)?;
+        let queue = self.queue_of(&topic, queue_id)?;
+        let sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
+        let waits = incoming.properties.waits_for_store();
+        scratch.batch.clear();
+        scratch.uniq_key.clear();
+        let mut new = Vec::new();
+        let mut made = String::new();
+        for item in BatchItems::new(incoming.body) {
+            let item = item?;
+            let given = item.properties.uniq_key();
+            let mut properties = PropertiesBuf::copy_of(item.properties, ADDED_PROPERTIES);
+            let key = if let Some(given) = given {
+                given
+            } else {
+                made.clear();
+                self.uniq_keys.next_into(self.clock.now(), &mut made);
+                properties.push(keys::UNIQ_KEY, &made);
+                &made
+            };
+            if !scratch.uniq_key.is_empty() {
+                scratch.uniq_key.push(',');
+            }
+            scratch.uniq_key.push_str(key);
+            let dedup = self.dedup_key(&topic, key);
+            let earlier = dedup.and_then(|key| self.store.dedup().admit(key).earlier());
+            let again = match earlier {
+                Some(earlier) => self.answer_again(earlier, &topic, key, item.body)?,
+                None => None,
+            };
+            match again {
+                Some(again) => sent.push(Sent { waits, ..again }),
+                None => {
+                    let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
+                    scratch.batch.push(&queue, &draft)?;
+                    new.push((sent.len(), dedup));
+                    sent.push(Sent {
+                        end: PhyOffset::ZERO,
+                        waits,
+                        phy: PhyOffset::ZERO,
+                        queue_id,
+                        queue_offset: QueueOffset::ZERO,
+                    });
+                }
+            }
+        }
+        if sent.is_empty() {
+            return Err(SendError::EmptyBatch);
+        }
+        if !scratch.batch.is_empty() {
+            let appended = self.store.append(&mut scratch.batch)?;
+            for ((number, dedup), placed) in new.into_iter().zip(scratch.batch.placed()) {
+                if let Some(key) = dedup {
+                    self.store.dedup().admit(key).stored(placed.phy);
+                }
+                if let Some(one) = sent.get_mut(number) {
+                    one.end = appended.end;
+                    one.phy = placed.phy;
+                    one.queue_offset = placed.queue_offset;
+                }
+            }
+        }
+        scratch.batch.clear();
+        Ok(())
+    }
+
+    fn check_size(&self, size: usize) -> Result<(), SendError> {
+        let limit = self.limits.body_bytes;
+        if size > limit { Err(SendError::BodyTooLarge { size, limit }) } else { Ok(()) }
+    }
+
+    fn queue_of(&self, topic: &Topic, id: QueueId) -> io::Result<Arc<Queue>> {
+        match self.store.find_queue(topic.name.as_str(), id) {
+            Some(queue) => Ok(queue),
+            None => self.store.queue(&topic.name, id),
+        }
+    }
+
+    /// The stored properties: the client's, and what the broker adds to every message.
+    fn fill_properties(
+        &self,
+        out: &mut PropertiesBuf,
+        incoming: &Incoming<'_>,
+        hot: &HotProperties<'_>,
+        dead: bool,
+        uniq_key: &mut String,
+    ) {
+        out.assign(incoming.properties, ADDED_PROPERTIES);
+        if hot.pop_ck.is_some() {
+            out.remove(keys::POP_CK);
+        }
+        uniq_key.clear();
+        match hot.uniq_key {
+            Some(key) => uniq_key.push_str(key),
+            None => {
+                self.uniq_keys.next_into(self.clock.now(), uniq_key);
+                out.push(keys::UNIQ_KEY, uniq_key);
+            }
+        }
+        if dead {
+            out.set(keys::DELAY, "0");
+        }
+        if !hot.has_region {
+            out.push(keys::MSG_REGION, REGION);
+        }
+        if !hot.has_trace_on {
+            out.push(keys::TRACE_ON, "true");
+        }
+        if !hot.has_cluster {
+            out.push(keys::CLUSTER, &self.cluster);
+        }
+    }
+
+    /// The key under which a resend would be found; `None` where resends are not looked for.
+    fn dedup_key(&self, topic: &Topic, uniq_key: &str) -> Option<DedupKey> {
+        let wanted = topic.kind == TopicKind::User && topic.dedup.unwrap_or(self.limits.dedup);
+        wanted.then(|| DedupKey::new(topic.name.as_str(), uniq_key))
+    }
+}
+
+/// The queue that a message goes to.
+fn pick_queue(topic: &Topic, asked: i32, dead: bool) -> Result<QueueId, SendError> {
+    if !topic.is_writable() {
+        return Err(SendError::NotWritable { topic: topic.name.clone() });
+    }
+    let queues = topic.write_queues().max(topic.read_queues());
+    match QueueId::from_wire(asked) {
+        Some(id) if id.get() < queues && !dead => Ok(id),
+        Some(_) if !dead => Err(SendError::NoSuchQueue { topic: topic.name.clone(), queues, asked }),
+        _ => Ok(QueueId::new(fastrand::u32(0..topic.write_queues().max(1)))),
+    }
+}
+
+fn draft<'a>(
+    incoming: &Incoming<'_>,
+    queue: &'a Queue,
+    sys_flag: SysFlag,
+    properties: &'a [u8],
+    body: &'a [u8],
+    flag: i32,
+) -> RecordDraft<'a> {
+    RecordDraft {
+        topic: queue.topic().as_str(),
+        queue_id: queue.id(),
+        flag,
+        sys_flag,
+        born_at: incoming.born_at,
+        born_host: incoming.born_host,
+        store_host: incoming.store_host,
+        reconsume_times: incoming.reconsume_times,
+        prepared_offset: PhyOffset::ZERO,
+        body,
+        properties,
+        append_crc: true,
+    }
+}

@@ -1,0 +1,51 @@
+//! The answer to a message that was stored before.
+
+use gantry_proto::ids::{PhyOffset, QueueId};
+use gantry_proto::record::RecordView;
+
+use super::{Publisher, SendError, Sent};
+use crate::store::{LogSlice, ReadError};
+use crate::topics::Topic;
+
+impl Publisher {
+    /// The first send's result, if the record at `earlier` is the same message: same topic, id and
+    /// body. A different message under the same id (an application that sends what it received once
+    /// more) is none.
+    pub(super) fn answer_again(
+        &self,
+        earlier: PhyOffset,
+        topic: &Topic,
+        uniq_key: &str,
+        body: &[u8],
+    ) -> Result<Option<Sent>, SendError> {
+        let record = match self.read_staged_too(earlier) {
+            Ok(record) => record,
+            // Cleaned away meanwhile: then the window remembers longer than the log.
+            Err(ReadError::Gone { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(view) = RecordView::parse(&record) else { return Ok(None) };
+        let hot = view.properties().scan();
+        let stored_for = hot.real_topic.unwrap_or(view.topic());
+        if hot.uniq_key != Some(uniq_key) || stored_for != topic.name.as_str() || view.body() != body {
+            return Ok(None);
+        }
+        self.store.dedup().count_hit();
+        let real_queue = hot.real_queue_id.and_then(QueueId::from_wire);
+        Ok(Some(Sent {
+            end: earlier + u64::from(view.total_size()),
+            waits: true,
+            phy: earlier,
+            queue_id: real_queue.unwrap_or(view.queue_id()),
+            queue_offset: view.queue_offset(),
+        }))
+    }
+
+    /// The record at `at`, which may still wait to be written.
+    fn read_staged_too(&self, at: PhyOffset) -> Result<LogSlice, ReadError> {
+        if at >= self.store.max_offset() {
+            self.store.write_through();
+        }
+        self.store.record_at(at)
+    }
+}

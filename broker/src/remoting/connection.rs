@@ -1,0 +1,409 @@
+//! One client connection: read, handle, answer in one write.
+//!
+//! The task takes every complete frame out of what it read, handles the cheap ones on the spot, drives
+//! the store once, and writes all answers that may be given together. Answers to sends are *held* until
+//! the flush policy's promise holds for their records; long-polling pulls are parked with their
+//! deadline; the rest runs beside and puts its answers into the [`Inbox`].
+//!
+//! A client that does not read is not read from: nothing grows for it but what is in flight already.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use gantry_proto::ids::PhyOffset;
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::frame::{Frame, FrameError, Serialize};
+use gantry_proto::remoting::header::{Command, EncodeError, ExtFields, ExtWrite, Head, encode_frame};
+use gantry_proto::error::DecodeError;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Caller, Handled, Reply, Services};
+use super::pull::Parked;
+use super::{dispatch, outbound};
+use crate::deliver::polls::Mailbox;
+use crate::groups::members::Notice;
+use crate::publish::Scratch;
+use crate::store::{LogSlice, QueueEntry};
+
+/// Bytes that a read asks for at the least.
+const READ_BYTES_MIN: usize = 8 * 1024;
+/// Bytes that a read asks for at the most, unless a frame is known to be longer.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Requests of one connection that may run beside it.
+const BESIDE_MAX: usize = 1024;
+/// Bytes that may wait to be written to the log before this connection reads on.
+const STAGED_PAUSE: u64 = 16 * 1024 * 1024;
+
+/// How long a connection that is to end waits for its last records to be safe.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// What other tasks hand to the connection.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Encoded answers of requests that ran beside the connection.
+    answers: Mutex<Vec<u8>>,
+    /// Requests that run beside.
+    beside: AtomicUsize,
+    /// Where parked pulls are woken; its bell also rings for answers.
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// An answer that waits for its record to be safe.
+#[derive(Debug)]
+struct Held {
+    end: PhyOffset,
+    /// Where it ends in the held bytes.
+    upto: usize,
+    opaque: i32,
+    serialize: Serialize,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Closed {
+    /// The client closed it.
+    #[error("closed by the client")]
+    ByPeer,
+    /// The broker stops.
+    #[error("the broker stops")]
+    Stopping,
+    /// The client said nothing for too long.
+    #[error("nothing was heard for {0:?}")]
+    Idle(Duration),
+    /// The bytes are not frames.
+    #[error("not a frame: {0}")]
+    Frame(#[from] FrameError),
+    /// The header is not one.
+    #[error("not a command header: {0}")]
+    Header(#[from] DecodeError),
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Everything about one connection.
+pub(super) struct Connection {
+    pub(super) services: Arc<Services>,
+    pub(super) caller: Caller,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) outbox: mpsc::Sender<Notice>,
+    pub(super) scratch: Scratch,
+    pub(super) parked: super::pull::ParkedPulls,
+    /// Answers ready to be written.
+    pub(super) out: Vec<u8>,
+    held: VecDeque<Held>,
+    held_bytes: Vec<u8>,
+    held_from: usize,
+    /// Ends of transactions gathered from one read.
+    pub(super) ends: Vec<super::transaction::PendingEnd>,
+    /// Whether something was appended since the store was driven last.
+    pub(super) appended: bool,
+    /// Memory for queue entries of one pull.
+    pub(super) entries: Vec<QueueEntry>,
+    ext: ExtFields<'static>,
+}
+
+impl Connection {
+    /// A connection of `caller`.
+    pub(super) fn new(services: Arc<Services>, caller: Caller, outbox: mpsc::Sender<Notice>) -> Self {
+        Self {
+            services,
+            caller,
+            inbox: Arc::default(),
+            outbox,
+            scratch: Scratch::default(),
+            parked: super::pull::ParkedPulls::default(),
+            out: Vec::new(),
+            held: VecDeque::new(),
+            held_bytes: Vec::new(),
+            held_from: 0,
+            ends: Vec::new(),
+            appended: false,
+            entries: Vec::new(),
+            ext: ExtFields::with_capacity(16),
+        }
+    }
+
+    /// Serves the connection until one side ends it.
+    pub(super) async fn run<S>(mut self, mut stream: S, mut notices: mpsc::Receiver<Notice>, stop: CancellationToken) -> Closed
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let closed = match self.serve(&mut stream, &mut notices, &stop).await {
+            Ok(closed) | Err(closed) => closed,
+        };
+        self.parked.clear(&self.services.polls, &self.inbox.mailbox);
+        // What becomes safe is still told; the client may be gone, then the error says nothing new.
+        if self.held.back().is_some() {
+            let _ = tokio::time::timeout(LAST_ANSWERS, settled(&self.services, self.held.back())).await;
+        }
+        self.release_held();
+        let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&self.out)).await;
+        let _ = stream.shutdown().await;
+        closed
+    }
+
+    async fn serve<S>(
+        &mut self,
+        stream: &mut S,
+        notices: &mut mpsc::Receiver<Notice>,
+        stop: &CancellationToken,
+    ) -> Result<Closed, Closed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let idle = self.services.config.limits.idle;
+        let mut input = BytesMut::new();
+        let mut want = READ_BYTES_MIN;
+        let mut heard = Instant::now();
+        let timer = tokio::time::sleep_until(heard + idle);
+        tokio::pin!(timer);
+        loop {
+            self.release_held();
+            if !self.out.is_empty() {
+                tokio::time::timeout(idle, stream.write_all(&self.out)).await.map_err(|_| Closed::Idle(idle))??;
+                self.out.clear();
+                self.out.shrink_to(READ_BYTES_MAX);
+            }
+            let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            input.reserve(want);
+            let may_read = self.inbox.beside.load(Ordering::Relaxed) < BESIDE_MAX
+                && (self.held.is_empty() || self.services.store.staged_bytes() < STAGED_PAUSE);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Closed::Stopping),
+                () = settled(&self.services, self.held.front()), if !self.held.is_empty() => {}
+                () = self.inbox.mailbox.woken() => self.take_inbox(),
+                read = stream.read_buf(&mut input), if may_read => {
+                    let read = read?;
+                    if read == 0 {
+                        return Ok(Closed::ByPeer);
+                    }
+                    heard = Instant::now();
+                    want = self.take_frames(&mut input)?.max(next_want(read, want));
+                }
+                Some(notice) = notices.recv() => outbound::write(self, &notice),
+                () = &mut timer => {
+                    let now = Instant::now();
+                    if now >= heard + idle {
+                        return Ok(Closed::Idle(idle));
+                    }
+                    self.run_due(now);
+                    let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
+                    timer.as_mut().reset(due);
+                }
+            }
+        }
+    }
+
+    /// Handles every complete frame; returns how many bytes the next one lacks.
+    fn take_frames(&mut self, input: &mut BytesMut) -> Result<usize, Closed> {
+        let limit = self.services.config.limits.frame_bytes as usize;
+        let mut taken = 0;
+        let missing = loop {
+            let rest = input.get(taken..).unwrap_or_default();
+            let Some(frame) = Frame::cut(rest, limit)? else { break Frame::missing(rest, limit)? };
+            self.take_frame(&frame)?;
+            taken += frame.len;
+        };
+        input.advance(taken);
+        if !self.ends.is_empty() {
+            super::transaction::stage(self);
+        }
+        if std::mem::take(&mut self.appended) {
+            self.services.store.drive();
+        }
+        Ok(missing)
+    }
+
+    fn take_frame(&mut self, frame: &Frame<'_>) -> Result<(), Closed> {
+        let storage = std::mem::take(&mut self.ext);
+        let command = Command::decode_reusing(frame.serialize, frame.header, storage)?;
+        self.caller.language = command.language;
+        self.caller.version = command.version;
+        dispatch::dispatch(self, &command, frame);
+        self.ext = command.ext.recycle();
+        Ok(())
+    }
+
+    /// Puts an answer into the output.
+    pub(super) fn answer<E: ExtWrite + ?Sized>(
+        &mut self,
+        serialize: Serialize,
+        head: &Head<'_>,
+        ext: &E,
+        body: &[u8],
+    ) {
+        encode(&mut self.out, serialize, head, ext, body);
+    }
+
+    /// Puts an answer into the output whose body is slices of the log.
+    pub(super) fn answer_slices<E: ExtWrite + ?Sized>(
+        &mut self,
+        serialize: Serialize,
+        head: &Head<'_>,
+        ext: &E,
+        slices: &[LogSlice],
+    ) {
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        self.out.reserve(bytes + 512);
+        match encode_frame(&mut self.out, serialize, head, ext, bytes) {
+            Ok(()) => {
+                for slice in slices {
+                    self.out.extend_from_slice(slice);
+                }
+            }
+            Err(_) => encode(&mut self.out, serialize, head, ext, &[]),
+        }
+    }
+
+    /// Puts an answer aside until every byte of the log below `end` is safe.
+    pub(super) fn hold<E: ExtWrite + ?Sized>(
+        &mut self,
+        end: PhyOffset,
+        serialize: Serialize,
+        head: &Head<'_>,
+        ext: &E,
+        body: &[u8],
+    ) {
+        encode(&mut self.held_bytes, serialize, head, ext, body);
+        let upto = self.held_bytes.len();
+        self.held.push_back(Held { end, upto, opaque: head.opaque, serialize });
+    }
+
+    /// Moves held answers whose records are safe into the output; refuses all of them when the log has
+    /// stopped.
+    fn release_held(&mut self) {
+        let mut upto = self.held_from;
+        while let Some(held) = self.held.front()
+            && self.services.store.is_settled(held.end)
+        {
+            upto = held.upto;
+            self.held.pop_front();
+        }
+        if let Some(safe) = self.held_bytes.get(self.held_from..upto) {
+            self.out.extend_from_slice(safe);
+        }
+        self.held_from = upto;
+        if let Some(failure) = self.services.store.failure() {
+            let why = failure.to_string();
+            for held in std::mem::take(&mut self.held) {
+                let head = Head::reply(ResponseCode::ServiceNotAvailable.code(), held.opaque).remark(&why);
+                encode(&mut self.out, held.serialize, &head, &(), &[]);
+            }
+        }
+        if self.held.is_empty() {
+            self.held_bytes.clear();
+            self.held_bytes.shrink_to(READ_BYTES_MAX);
+            self.held_from = 0;
+        }
+    }
+
+    /// Gives an answer now, or when it is there.
+    pub(super) fn respond(&mut self, command: &Command<'_>, serialize: Serialize, handled: Handled) {
+        let (opaque, oneway) = (command.opaque, command.is_oneway());
+        match handled {
+            Handled::Now(reply) => {
+                if !oneway {
+                    write_reply(&mut self.out, serialize, opaque, &reply);
+                }
+            }
+            Handled::Later(work) => {
+                let inbox = Arc::clone(&self.inbox);
+                inbox.beside.fetch_add(1, Ordering::Relaxed);
+                self.services.shutdown.spawn("request", async move {
+                    let reply = work.await;
+                    if !oneway {
+                        let mut answers = inbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
+                        write_reply(&mut answers, serialize, opaque, &reply);
+                    }
+                    inbox.beside.fetch_sub(1, Ordering::Relaxed);
+                    inbox.mailbox.ring();
+                });
+            }
+        }
+    }
+
+    /// Takes what other tasks have left: answers, and parked pulls to look at again.
+    fn take_inbox(&mut self) {
+        {
+            let mut answers = self.inbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.out.append(&mut answers);
+        }
+        for token in self.inbox.mailbox.take() {
+            if let Some(parked) = self.parked.take(token) {
+                super::pull::resume(self, parked);
+            }
+        }
+    }
+
+    /// Answers the parked pulls whose time is over.
+    fn run_due(&mut self, now: Instant) {
+        while let Some((place, parked)) = self.parked.take_due(now) {
+            self.services.polls.leave(&place, &self.inbox.mailbox);
+            super::pull::finish(self, &parked);
+        }
+    }
+
+    /// Parks a pull, or gives it back when there is no room.
+    pub(super) fn park(&mut self, parked: Parked) -> Result<(), Parked> {
+        self.parked.park(&self.services.polls, &self.inbox.mailbox, parked)
+    }
+}
+
+/// Waits until the first held answer may be given, or never will.
+async fn settled(services: &Services, first: Option<&Held>) {
+    match first {
+        Some(held) => {
+            // A stopped log is noticed by whoever looks at the held answers next.
+            let _ = services.store.settled(held.end).await;
+        }
+        None => std::future::poll_fn(|_| Poll::Pending).await,
+    }
+}
+
+/// Doubles the size of the next read when the last one filled what it had, halves it when far from it.
+fn next_want(read: usize, want: usize) -> usize {
+    if read >= want {
+        (want * 2).min(READ_BYTES_MAX)
+    } else if read * 4 < want {
+        (want / 2).max(READ_BYTES_MIN)
+    } else {
+        want
+    }
+}
+
+fn write_reply(out: &mut Vec<u8>, serialize: Serialize, opaque: i32, reply: &Reply) {
+    let head = Head { remark: reply.remark.as_deref(), ..Head::reply(reply.code, opaque) };
+    encode(out, serialize, &head, &reply.ext, &reply.body);
+}
+
+/// Appends one frame; one that cannot be framed becomes an error that can.
+fn encode<E: ExtWrite + ?Sized>(out: &mut Vec<u8>, serialize: Serialize, head: &Head<'_>, ext: &E, body: &[u8]) {
+    let start = out.len();
+    let written = encode_frame(out, serialize, head, ext, body.len()).or_else(|error| match error {
+        // Codes beyond 16 bits exist in the JSON form only; every client reads it.
+        EncodeError::CodeTooLarge { .. } => encode_frame(out, Serialize::Json, head, ext, body.len()),
+        other => Err(other),
+    });
+    match written {
+        Ok(()) => out.extend_from_slice(body),
+        Err(error) => {
+            out.truncate(start);
+            let why = error.to_string();
+            let head = Head::reply(ResponseCode::SystemError.code(), head.opaque).remark(&why);
+            // Without fields and body nothing is too long any more.
+            let _ = encode_frame(out, Serialize::Json, &head, &(), 0);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the broker asks of its clients, as frames: codes 39 and 40.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use gantry_proto::remoting::codes::RequestCode;
+use gantry_proto::remoting::frame::Serialize;
+use gantry_proto::remoting::header::{ExtWrite, Head};
+use gantry_proto::remoting::request::member::ConsumerGroupHeader;
+use gantry_proto::remoting::request::transaction::CheckTransactionStateHeader;
+
+use super::connection::Connection;
+use crate::groups::members::Notice;
+
+/// Numbers of requests to clients; none of them is answered.
+static OPAQUE: AtomicI32 = AtomicI32::new(1);
+
+/// Puts a notice into the connection's output.
+pub(super) fn write(connection: &mut Connection, notice: &Notice) {
+    match notice {
+        Notice::MembersChanged { group } => {
+            let header = ConsumerGroupHeader { consumer_group: group.as_str().to_owned(), ..Default::default() };
+            ask(connection, RequestCode::NotifyConsumerIdsChanged, &header, &[]);
+        }
+        Notice::CheckTransaction(check) => {
+            let header = CheckTransactionStateHeader {
+                tran_state_table_offset: check.half_queue_offset.to_wire(),
+                commit_log_offset: check.half_phy.to_wire(),
+                msg_id: Some(check.uniq_key.clone()),
+                transaction_id: Some(check.transaction_id.clone()),
+                offset_msg_id: Some(check.offset_msg_id.clone()),
+                topic: Some(check.real_topic.as_str().to_owned()),
+                broker_name: None,
+            };
+            ask(connection, RequestCode::CheckTransactionState, &header, &check.message);
+        }
+    }
+}
+
+fn ask(connection: &mut Connection, code: RequestCode, header: &impl ExtWrite, body: &[u8]) {
+    let opaque = OPAQUE.fetch_add(1, Ordering::Relaxed);
+    let head = Head::request(code.code(), opaque).oneway();
+    // JSON is read by every client, whatever it writes itself.
+    connection.answer(Serialize::Json, &head, header, body);
+}

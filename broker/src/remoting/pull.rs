@@ -1,0 +1,307 @@
+//! Pulls: codes 11 and 361, answered at once or when a message arrives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_proto::ids::{QueueId, QueueOffset};
+use gantry_proto::names::{GroupName, TopicKind, TopicName};
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::frame::{Frame, Serialize};
+use gantry_proto::remoting::header::{Command, Head};
+use gantry_proto::remoting::request::Header as _;
+use gantry_proto::remoting::request::pull::{PullMessageHeader, PullMessageResponse, sys_flag};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::context::Services;
+use crate::deliver::filter::Filter;
+use crate::deliver::polls::{Mailbox, Place, Polls};
+use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
+use crate::groups::offsets::Key;
+
+/// The longest time a pull is held, whatever the client asks for.
+const SUSPEND_MAX: Duration = Duration::from_secs(60);
+
+/// A pull that waits for a message.
+#[derive(Debug)]
+pub(super) struct Parked {
+    request: PullRequest,
+    opaque: i32,
+    serialize: Serialize,
+    deadline: Instant,
+    topic_sys_flag: i32,
+}
+
+/// The parked pulls of one connection.
+#[derive(Debug, Default)]
+pub(super) struct ParkedPulls {
+    pulls: HashMap<u32, (Place, Parked)>,
+    deadlines: BTreeMap<(Instant, u32), ()>,
+    next_token: u32,
+}
+
+impl ParkedPulls {
+    /// Parks a pull, or gives it back when the broker has no room for more.
+    pub(super) fn park(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>, parked: Parked) -> Result<(), Parked> {
+        self.next_token = self.next_token.wrapping_add(1);
+        let token = self.next_token;
+        let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
+            Ok(place) => place,
+            Err(full) => {
+                tracing::warn!(%full, "a pull cannot wait");
+                return Err(parked);
+            }
+        };
+        // A message that came before the place was taken woke nobody.
+        if parked.request.queue.max() > parked.request.from {
+            mailbox.wake(token);
+        }
+        self.deadlines.insert((parked.deadline, token), ());
+        self.pulls.insert(token, (place, parked));
+        Ok(())
+    }
+
+    /// Takes a pull that was woken. Its place is gone already, or will be with the next message.
+    pub(super) fn take(&mut self, token: u32) -> Option<(Place, Parked)> {
+        let (place, parked) = self.pulls.remove(&token)?;
+        self.deadlines.remove(&(parked.deadline, token));
+        Some((place, parked))
+    }
+
+    /// When the next pull must be answered whatever happens.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first_key_value().map(|((deadline, _), ())| *deadline)
+    }
+
+    /// Takes a pull whose time is over.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Place, Parked)> {
+        let (deadline, token) = self.deadlines.first_key_value().map(|(key, ())| *key)?;
+        if deadline > now {
+            return None;
+        }
+        self.take(token)
+    }
+
+    /// Gives up all places.
+    pub(super) fn clear(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>) {
+        self.deadlines.clear();
+        for (_, (place, _)) in self.pulls.drain() {
+            polls.leave(&place, mailbox);
+        }
+    }
+}
+
+/// Handles a pull.
+pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
+    let prepared = PullMessageHeader::decode(&command.ext)
+        .map_err(|error| (ResponseCode::SystemError, error.to_string()))
+        .and_then(|header| prepare(&connection.services, &header).map(|prepared| (header, prepared)));
+    let (header, prepared) = match prepared {
+        Ok(prepared) => prepared,
+        Err((code, why)) => {
+            let head = Head::reply(code.code(), command.opaque).remark(&why);
+            // A Java consumer reads the response header of a refusal too.
+            connection.answer(frame.serialize, &head, &PullMessageResponse::default(), &[]);
+            return;
+        }
+    };
+    let services = Arc::clone(&connection.services);
+    let key = Key { group: prepared.group, topic: prepared.topic, queue: prepared.request.queue.id() };
+    if header.sys_flag & sys_flag::COMMIT_OFFSET != 0
+        && let Some(offset) = QueueOffset::from_wire(header.commit_offset)
+        && let Err(error) = services.offsets.note(key.clone(), offset)
+    {
+        tracing::warn!(%error, group = %key.group, topic = %key.topic, "an offset that came with a pull was not kept");
+    }
+    let mut parked = Parked {
+        request: prepared.request,
+        opaque: command.opaque,
+        serialize: frame.serialize,
+        deadline: Instant::now(),
+        topic_sys_flag: prepared.topic_sys_flag,
+    };
+    if let Some(reset) = services.offsets.take_reset(&key) {
+        let (min, max) = (parked.request.queue.min(), parked.request.queue.max());
+        write(connection, &parked, ResponseCode::PullOffsetMoved, reset, min, max, None);
+        return;
+    }
+    let pulled = look(connection, &parked);
+    let suspend = u64::try_from(header.suspend_timeout_millis).unwrap_or(0);
+    let may_wait = header.sys_flag & sys_flag::SUSPEND != 0 && suspend > 0;
+    if may_wait && waits(&pulled, &parked.request) {
+        parked.deadline += Duration::from_millis(suspend).min(SUSPEND_MAX);
+        parked.request.from = pulled.next;
+        if let Err(refused) = connection.park(parked) {
+            give(connection, &refused, &pulled);
+        }
+        return;
+    }
+    give(connection, &parked, &pulled);
+}
+
+struct Prepared {
+    request: PullRequest,
+    group: GroupName,
+    topic: TopicName,
+    topic_sys_flag: i32,
+}
+
+/// Checks group, topic, queue and subscription, in the order that clients expect.
+fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepared, (ResponseCode, String)> {
+    let group = services.groups.get_or_create(header.consumer_group).map_err(|error| {
+        (ResponseCode::SubscriptionGroupNotExist, error.to_string())
+    })?;
+    if !group.config.consume_enable {
+        return Err((ResponseCode::NoPermission, format!("group {} may not consume: enable it first", group.name)));
+    }
+    let topic = services.topics.get(header.topic).ok_or_else(|| {
+        (ResponseCode::TopicNotExist, format!("topic {} does not exist: create it or send to it first", header.topic))
+    })?;
+    if !topic.is_readable() {
+        return Err((ResponseCode::NoPermission, format!("topic {} is not readable: change its permission", topic.name)));
+    }
+    let queues = topic.read_queues();
+    let id = QueueId::from_wire(header.queue_id).filter(|id| id.get() < queues).ok_or_else(|| {
+        let why = format!("topic {} has {queues} queues to read, there is no queue {}", topic.name, header.queue_id);
+        (ResponseCode::InvalidParameter, why)
+    })?;
+    let filter = subscription(services, header)?;
+    let queue = services.store.queue(&topic.name, id).map_err(|error| {
+        (ResponseCode::SystemError, format!("cannot open the queue's files: {error}"))
+    })?;
+    let request = PullRequest {
+        queue,
+        from: QueueOffset::from_wire(header.queue_offset).unwrap_or_default(),
+        messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
+        bytes_max: BYTES_MAX,
+        filter,
+    };
+    Ok(Prepared {
+        request,
+        group: group.name.clone(),
+        topic: topic.name.clone(),
+        topic_sys_flag: topic.config.topic_sys_flag,
+    })
+}
+
+/// The filter of a pull: from the request itself, or from the group's heartbeats.
+fn subscription(services: &Services, header: &PullMessageHeader<'_>) -> Result<Filter, (ResponseCode, String)> {
+    let is_tag = |kind: &str| kind.is_empty() || kind.eq_ignore_ascii_case("TAG");
+    if header.sys_flag & sys_flag::SUBSCRIPTION != 0 {
+        let kind = header.expression_type.unwrap_or_default();
+        if !is_tag(kind) {
+            let why = format!("expressions of type {kind} are not supported by this version: subscribe by tag");
+            return Err((ResponseCode::SystemError, why));
+        }
+        return Filter::tags(header.subscription.unwrap_or("*"))
+            .map_err(|error| (ResponseCode::SubscriptionParseFailed, error.to_string()));
+    }
+    let subscription = services.members.subscription(header.consumer_group, header.topic).ok_or_else(|| {
+        let why = format!(
+            "group {} has not told that it subscribes to {}: send a heartbeat first",
+            header.consumer_group, header.topic
+        );
+        (ResponseCode::SubscriptionNotExist, why)
+    })?;
+    if subscription.version < header.sub_version {
+        let why = format!(
+            "the broker knows version {} of the subscription, the request has {}: send a heartbeat first",
+            subscription.version, header.sub_version
+        );
+        return Err((ResponseCode::SubscriptionNotLatest, why));
+    }
+    if TopicKind::of(header.topic) == TopicKind::Retry {
+        // What is retried was wanted once; the tags of the retry topic's subscription are `*`.
+        return Ok(Filter::All);
+    }
+    Ok(subscription.filter.clone())
+}
+
+fn look(connection: &mut Connection, parked: &Parked) -> Pulled {
+    let mut scratch = std::mem::take(&mut connection.entries);
+    let pulled = pull(&connection.services.store, &parked.request, &mut scratch);
+    connection.entries = scratch;
+    pulled
+}
+
+/// Whether a pull may be parked: it found nothing, and its offset is the queue's end.
+fn waits(pulled: &Pulled, request: &PullRequest) -> bool {
+    match pulled.status {
+        PullStatus::AtEnd => true,
+        PullStatus::EmptyQueue => request.from == QueueOffset::ZERO,
+        PullStatus::NoneMatched => pulled.next >= pulled.max,
+        PullStatus::Found | PullStatus::TooSmall | PullStatus::Beyond => false,
+    }
+}
+
+/// A parked pull was woken: looks again, and parks again if there is still nothing.
+pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, Parked)) {
+    connection.services.polls.leave(&place, &connection.inbox.mailbox);
+    let pulled = look(connection, &parked);
+    if waits(&pulled, &parked.request) && Instant::now() < parked.deadline {
+        parked.request.from = pulled.next;
+        if let Err(refused) = connection.park(parked) {
+            give(connection, &refused, &pulled);
+        }
+        return;
+    }
+    give(connection, &parked, &pulled);
+}
+
+/// A parked pull's time is over: says what there is.
+pub(super) fn finish(connection: &mut Connection, parked: &Parked) {
+    let pulled = look(connection, parked);
+    give(connection, parked, &pulled);
+}
+
+fn give(connection: &mut Connection, parked: &Parked, pulled: &Pulled) {
+    let code = match pulled.status {
+        PullStatus::Found => ResponseCode::Success,
+        PullStatus::NoneMatched => ResponseCode::PullRetryImmediately,
+        PullStatus::AtEnd => ResponseCode::PullNotFound,
+        PullStatus::EmptyQueue if parked.request.from == QueueOffset::ZERO => ResponseCode::PullNotFound,
+        PullStatus::EmptyQueue | PullStatus::TooSmall | PullStatus::Beyond => ResponseCode::PullOffsetMoved,
+    };
+    write(connection, parked, code, pulled.next, pulled.min, pulled.max, Some(pulled));
+}
+
+fn write(
+    connection: &mut Connection,
+    parked: &Parked,
+    code: ResponseCode,
+    next: QueueOffset,
+    min: QueueOffset,
+    max: QueueOffset,
+    pulled: Option<&Pulled>,
+) {
+    let header = PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: next.to_wire(),
+        min_offset: min.to_wire(),
+        max_offset: max.to_wire(),
+        topic_sys_flag: Some(parked.topic_sys_flag),
+        group_sys_flag: Some(0),
+        ..PullMessageResponse::default()
+    };
+    let head = Head::reply(code.code(), parked.opaque).remark(remark(code));
+    let slices = pulled.map(|pulled| pulled.messages.as_slice()).unwrap_or_default();
+    connection.answer_slices(parked.serialize, &head, &header, slices);
+    let metrics = &connection.services.metrics;
+    if slices.is_empty() {
+        metrics.pulls_missed.bump();
+    } else {
+        metrics.pulls_found.bump();
+        metrics.messages_out.add(slices.len() as u64);
+        metrics.bytes_out.add(slices.iter().map(|slice| slice.len() as u64).sum());
+    }
+}
+
+fn remark(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::Success => "FOUND",
+        ResponseCode::PullRetryImmediately => "NO_MATCHED_MESSAGE",
+        ResponseCode::PullOffsetMoved => "OFFSET_MOVED",
+        _ => "NO_NEW_MESSAGE",
+    }
+}

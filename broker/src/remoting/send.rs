@@ -1,0 +1,143 @@
+//! Sends: codes 10, 310 and 320; and 36, a consumer's "not now".
+
+use std::sync::Arc;
+
+use gantry_proto::ids::Millis;
+use gantry_proto::record::{OffsetMsgId, Properties, SysFlag};
+use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
+use gantry_proto::remoting::frame::Frame;
+use gantry_proto::remoting::header::{Command, Head, OwnedCommand};
+use gantry_proto::remoting::request::send::{
+    ConsumerSendMsgBackHeader, SendMessageHeader, SendMessageResponse, SendReplyExtras,
+};
+
+use super::connection::Connection;
+use super::context::{Caller, Handled, Reply, Services};
+use super::refusal;
+use crate::deliver::retry::SendBack;
+use crate::publish::{Incoming, REGION, SendError, Sent};
+
+/// Handles a send or a batch; the answer is held until the message is safe.
+pub(super) fn handle(connection: &mut Connection, code: RequestCode, command: &Command<'_>, frame: &Frame<'_>) {
+    let result = match SendMessageHeader::read(code, &command.ext) {
+        Ok(header) => take(connection, code, &header, frame.body),
+        Err(error) => Err(Refused { code: ResponseCode::SystemError, why: error.to_string() }),
+    };
+    if command.is_oneway() {
+        if let Err(refused) = result {
+            tracing::warn!(remote = %connection.caller.remote, why = refused.why, "a one-way message was refused");
+        }
+        return;
+    }
+    match result {
+        Ok(taken) => answer(connection, command.opaque, frame, &taken),
+        Err(refused) => {
+            let head = Head::reply(refused.code.code(), command.opaque).remark(&refused.why);
+            connection.answer(frame.serialize, &head, &(), &[]);
+        }
+    }
+}
+
+struct Refused {
+    code: ResponseCode,
+    why: String,
+}
+
+struct Taken {
+    last: Sent,
+    /// What the client is told; of a batch, its first message.
+    first: Sent,
+    msg_ids: String,
+}
+
+fn take(
+    connection: &mut Connection,
+    code: RequestCode,
+    header: &SendMessageHeader<'_>,
+    body: &[u8],
+) -> Result<Taken, Refused> {
+    let services = Arc::clone(&connection.services);
+    let store_host = services.store_host(&connection.caller);
+    let incoming = Incoming {
+        topic: header.topic,
+        default_topic: header.default_topic,
+        default_queues: header.default_topic_queue_nums,
+        queue_id: header.queue_id,
+        sys_flag: SysFlag::new(header.sys_flag),
+        flag: header.flag,
+        born_at: Millis::new(header.born_timestamp),
+        born_host: connection.caller.remote,
+        store_host,
+        properties: Properties::new(header.properties.unwrap_or_default().as_bytes()),
+        body,
+        reconsume_times: header.reconsume_times.unwrap_or(0),
+        reconsume_max: header.max_reconsume_times,
+    };
+    let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
+    let mut msg_ids = String::new();
+    let refuse = |error: SendError| Refused { code: refusal::send(&error), why: refusal::sentence(&error) };
+    let (first, last) = if is_batch {
+        let mut sent = Vec::new();
+        services.publisher.send_batch(&incoming, &mut connection.scratch, &mut sent).map_err(refuse)?;
+        for one in &sent {
+            if !msg_ids.is_empty() {
+                msg_ids.push(',');
+            }
+            OffsetMsgId { host: store_host, offset: one.phy }.push_to(&mut msg_ids);
+        }
+        let last = sent.iter().max_by_key(|one| one.end).copied();
+        let (Some(first), Some(last)) = (sent.first().copied(), last) else {
+            return Err(refuse(SendError::EmptyBatch));
+        };
+        services.metrics.messages_in.add(sent.len() as u64);
+        services.metrics.bytes_in.add(body.len() as u64);
+        (first, last)
+    } else {
+        let sent = services.publisher.send(&incoming, &mut connection.scratch).map_err(refuse)?;
+        OffsetMsgId { host: store_host, offset: sent.phy }.push_to(&mut msg_ids);
+        services.metrics.messages_in.bump();
+        services.metrics.bytes_in.add(body.len() as u64);
+        (sent, sent)
+    };
+    connection.appended = true;
+    Ok(Taken { last, first, msg_ids })
+}
+
+fn answer(connection: &mut Connection, opaque: i32, frame: &Frame<'_>, taken: &Taken) {
+    let uniq_key = std::mem::take(&mut connection.scratch.uniq_key);
+    let header = SendMessageResponse {
+        msg_id: &taken.msg_ids,
+        queue_id: taken.first.queue_id.to_wire(),
+        queue_offset: taken.first.queue_offset.to_wire(),
+        transaction_id: Some(&uniq_key),
+        batch_uniq_id: None,
+        recall_handle: None,
+    };
+    let extras = SendReplyExtras { msg_region: REGION, trace_on: true };
+    let head = Head::reply(ResponseCode::Success.code(), opaque);
+    if taken.last.waits {
+        connection.hold(taken.last.end, frame.serialize, &head, &(header, extras), &[]);
+    } else {
+        connection.answer(frame.serialize, &head, &(header, extras), &[]);
+    }
+    connection.scratch.uniq_key = uniq_key;
+}
+
+/// Code 36: a consumer could not process a message.
+pub(super) fn handle_back(services: &Arc<Services>, request: &OwnedCommand, caller: &Caller) -> Handled {
+    let header: ConsumerSendMsgBackHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::refused(ResponseCode::SystemError, error.to_string()).into(),
+    };
+    let back = match SendBack::from_wire(&header, services.store_host(caller)) {
+        Ok(back) => back,
+        Err(error) => return Reply::refused(refusal::retry(&error), refusal::sentence(&error)).into(),
+    };
+    let services = Arc::clone(services);
+    Handled::later(async move {
+        match services.retries.send_back(&back).await {
+            Ok(_) => Reply::ok(),
+            Err(error) => Reply::refused(refusal::retry(&error), refusal::sentence(&error)),
+        }
+    })
+}
