@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gantry_proto::ids::QueueId;
-use gantry_proto::names::{GroupName, topics as topic_names};
+use gantry_proto::names::{GroupName, TopicName, topics as topic_names};
 use tokio::net::TcpListener;
 
 use crate::clock::{Clock, SystemClock};
@@ -18,9 +18,9 @@ use crate::deliver::retry::Retries;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
-use crate::groups::offsets::{OffsetTable, Offsets};
+use crate::groups::offsets::{Key, OffsetTable, Offsets};
 use crate::metrics::Metrics;
-use crate::publish::{Publisher, SendLimits};
+use crate::publish::Publisher;
 use crate::remoting::{self, context::Services};
 use crate::routes::Embedded;
 use crate::shutdown::{Drained, Shutdown};
@@ -29,8 +29,8 @@ use crate::store::disk::RealDisk;
 use crate::store::index::IndexOptions;
 use crate::store::retain::Retention;
 use crate::store::{FlushPolicy, OpenError, Store, StoreOptions};
-use crate::timer::{Levels, Timer};
-use crate::topics::Topics;
+use crate::timer::{self, Levels};
+use crate::topics::{TopicDefaults, Topics};
 use crate::transaction::{self, Transactions};
 
 /// How often the house is kept at the most: a checkpoint when something is new, retention.
@@ -75,8 +75,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Broker {
     services: Arc<Services>,
-    name: SocketAddr,
-    broker: SocketAddr,
+    name_server: SocketAddr,
+    address: SocketAddr,
     background: Shutdown,
     housekeeper: Housekeeper,
 }
@@ -97,17 +97,17 @@ impl Broker {
         background.spawn("sweep", sweep(Arc::clone(&services), background.clone()));
         let housekeeper = Housekeeper::start(Arc::clone(&services.store))
             .map_err(|source| StartError::Config { path: services.config.store.dir.clone(), source })?;
-        Ok(Self { services, name: name_address, broker: broker_address, background, housekeeper })
+        Ok(Self { services, name_server: name_address, address: broker_address, background, housekeeper })
     }
 
     /// Where the name service listens.
     pub fn name_address(&self) -> SocketAddr {
-        self.name
+        self.name_server
     }
 
     /// Where the broker listens.
     pub fn broker_address(&self) -> SocketAddr {
-        self.broker
+        self.address
     }
 
     /// What the edges call.
@@ -141,7 +141,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     let dir = config.store.dir.clone();
     let files = dir.join("config");
     let in_config = |source| StartError::Config { path: files.clone(), source };
-    let levels = Levels::new(&config.timer.delay_levels);
+    let levels = Levels::new(&config.timer);
     let polls = Arc::new(Polls::new(config.limits.waiting_polls));
     let offset_table = OffsetTable::open(&files, Arc::clone(&clock)).map_err(in_config)?;
     let rules = transaction::Rules {
@@ -150,14 +150,23 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         open_max: config.limits.open_halves,
         ..transaction::Rules::default()
     };
-    let (halves, unstarted) = transaction::load(&files, rules).map_err(in_config)?;
-    let (delays, timer) = Timer::load(&files, levels.clone()).map_err(in_config)?;
+    let (halves, unstarted) = transaction::load(&files, rules, Arc::clone(&metrics)).map_err(in_config)?;
+    let (delays, timer) = timer::load(&files, levels.clone(), Arc::clone(&clock)).map_err(in_config)?;
     // The polls come last: whoever they wake finds everything else done.
-    let projections = vec![offset_table.projection(), Box::new(halves) as _, Box::new(delays) as _, polls.projection()];
-    let store = Store::open(&dir, &store_options(&config, &levels), Arc::new(RealDisk), Arc::clone(&clock), projections)?;
+    let projections =
+        vec![offset_table.projection(), Box::new(halves) as _, Box::new(delays) as _, polls.projection()];
+    let store = Store::open(
+        &dir,
+        &store_options(&config, &levels),
+        Arc::new(RealDisk),
+        Arc::clone(&clock),
+        projections,
+    )?;
     let store = Arc::new(store);
 
-    let topics = Arc::new(Topics::open(&files, &config.node, config.topics, Arc::clone(&clock)).map_err(in_config)?);
+    let topics =
+        Topics::open(&files, topic_defaults(&config, &levels), Arc::clone(&clock)).map_err(in_config)?;
+    let topics = Arc::new(topics);
     let groups = Arc::new(Groups::open(&files, config.groups, Arc::clone(&clock)).map_err(in_config)?);
     let members = Members::new(
         Arc::clone(&clock),
@@ -166,19 +175,20 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         config.groups.max_members,
     );
     let members = Arc::new(members);
-    let offsets = Offsets::new(&offset_table, Arc::clone(&store), Arc::clone(&metrics), config.groups.max_offsets);
+    let offsets =
+        Offsets::new(&offset_table, Arc::clone(&store), Arc::clone(&metrics), config.groups.max_offsets);
     let offsets = Arc::new(offsets);
     let transactions = start_transactions(unstarted, &store, &levels, &members, &offsets)?;
-    let timer = timer.start(Arc::clone(&store)).map_err(in_config)?;
-    let retries = Retries::new(
-        Arc::clone(&store),
-        Arc::clone(&topics),
-        Arc::clone(&groups),
-        Arc::clone(&locks(&config, &clock)),
-        levels.clone(),
-    );
+    let timer = timer.start(Arc::clone(&store));
+    let locks = Arc::new(Locks::new(Arc::clone(&clock), config.groups.lock_lease));
+    let retries = Retries {
+        store: Arc::clone(&store),
+        levels: levels.clone(),
+        topics: Arc::clone(&topics),
+        groups: Arc::clone(&groups),
+        locks: Arc::clone(&locks),
+    };
     let retries = Arc::new(retries);
-    let limits = SendLimits { body_bytes: config.limits.message_bytes as usize, dedup: config.dedup.enabled };
     let publisher = Publisher::new(
         Arc::clone(&store),
         Arc::clone(&clock),
@@ -186,7 +196,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         Arc::clone(&transactions),
         Arc::clone(&retries),
         levels,
-        limits,
+        config.limits.message_bytes as usize,
         config.node.cluster.clone(),
         broker.ip(),
     );
@@ -194,12 +204,14 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
     background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
     background.spawn("timer", timer.run(stop.clone()));
-    let routes = Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics), Arc::clone(&clock));
+    let routes =
+        Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics) as _, Arc::clone(&clock))
+            .map_err(in_config)?;
     Ok(Services {
         broker_port: broker.port(),
         started_at: clock.now(),
-        locks: Arc::new(Locks::new(Arc::clone(&clock), config.groups.lock_lease)),
-        routes: Arc::new(routes.map_err(in_config)?),
+        locks,
+        routes: Arc::new(routes),
         config,
         clock,
         store,
@@ -216,6 +228,19 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         connections: Shutdown::new(),
         shutdown: Shutdown::new(),
     })
+}
+
+fn topic_defaults(config: &Config, levels: &Levels) -> TopicDefaults {
+    TopicDefaults {
+        broker: config.node.name.clone(),
+        cluster: config.node.cluster.clone(),
+        auto_create: config.topics.auto_create,
+        queues: config.topics.default_queues,
+        template_queues: config.topics.template_queues,
+        delay_levels: u32::try_from(levels.count()).unwrap_or(u32::MAX),
+        dedup: config.dedup.enabled,
+        max: config.topics.max,
+    }
 }
 
 fn store_options(config: &Config, levels: &Levels) -> StoreOptions {
@@ -251,11 +276,21 @@ fn start_transactions(
     offsets: &Arc<Offsets>,
 ) -> Result<Arc<Transactions>, StartError> {
     let half_done = offsets.get(GroupName::TRANSACTION, topic_names::HALF, QueueId::ZERO);
+    let offsets = Arc::clone(offsets);
+    let note_progress = Box::new(move |progress: transaction::Progress| {
+        let group = GroupName::transaction();
+        for (topic, offset) in [(TopicName::half(), progress.half), (TopicName::op(), progress.op)] {
+            let key = Key { group: group.clone(), topic, queue: QueueId::ZERO };
+            if let Err(error) = offsets.note(key, offset) {
+                tracing::warn!(%error, "the transaction group's offsets are not kept; only an Apache broker would miss them");
+            }
+        }
+    });
     let neighbours = transaction::Neighbours {
         store: Arc::clone(store),
         levels: levels.clone(),
-        ask: ask_members(members),
-        note_progress: note_offsets(offsets),
+        members: Arc::clone(members),
+        note_progress,
         done_below: half_done,
     };
     Ok(unstarted.start(neighbours)?)
@@ -284,7 +319,7 @@ async fn vip_listener(bind: IpAddr, asked: u16, broker: u16) -> Result<Option<Tc
     }
 }
 
-/// Looks for silent clients, dead brokers and expired locks now and then.
+/// Looks for silent clients and expired locks now and then.
 async fn sweep(services: Arc<Services>, background: Shutdown) {
     loop {
         tokio::select! {
@@ -293,7 +328,6 @@ async fn sweep(services: Arc<Services>, background: Shutdown) {
         }
         services.members.expire();
         services.locks.sweep();
-        services.routes.expire();
     }
 }
 

@@ -1,5 +1,7 @@
 //! The broker.
 
+pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod deliver;
@@ -7,6 +9,7 @@ pub mod deliver;
 mod fixture;
 pub mod groups;
 pub mod metrics;
+pub mod publish;
 pub mod remoting;
 pub mod routes;
 pub mod saved;

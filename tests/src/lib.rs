@@ -1,1 +1,3 @@
-//! System test harness.
+//! What the system tests share.
+
+pub mod vectors;

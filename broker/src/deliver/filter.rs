@@ -1,5 +1,6 @@
 //! Which messages of a topic a subscription wants, as far as a queue entry tells.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_proto::record::{TagExpression, TagExpressionError};
@@ -21,6 +22,12 @@ impl Filter {
             TagExpression::All => Self::All,
             tags @ TagExpression::Tags { .. } => Self::Tags(Arc::new(tags)),
         })
+    }
+
+    /// The filter of these tags; none means everything.
+    pub fn of(tags: &BTreeSet<String>) -> Self {
+        TagExpression::of(tags.iter().cloned())
+            .map_or(Self::All, |expression| Self::Tags(Arc::new(expression)))
     }
 
     /// Whether a message with this tags code may be wanted.

@@ -19,7 +19,7 @@ use gantry_proto::record::{
 };
 
 use crate::clock::Clock;
-use crate::deliver::retry::{Retries, RetryError};
+use crate::deliver::retry::{DirectRetry, Retries, SendBackError, make_dead};
 use crate::store::dedup::DedupKey;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
 use crate::timer::{self, Levels};
@@ -136,7 +136,7 @@ pub enum SendError {
     Begin(#[from] BeginError),
     /// The retry cannot be taken.
     #[error(transparent)]
-    Retry(#[from] RetryError),
+    Retry(#[from] SendBackError),
     /// The log refused it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -148,15 +148,6 @@ pub enum SendError {
     Earlier(#[from] ReadError),
 }
 
-/// Bounds of a send.
-#[derive(Clone, Copy, Debug)]
-pub struct SendLimits {
-    /// Most bytes of a body, or of a batch.
-    pub body_bytes: usize,
-    /// Whether resends are recognised in topics that do not say.
-    pub dedup: bool,
-}
-
 /// Puts messages into the log.
 #[derive(Debug)]
 pub struct Publisher {
@@ -166,7 +157,8 @@ pub struct Publisher {
     transactions: Arc<Transactions>,
     retries: Arc<Retries>,
     levels: Levels,
-    limits: SendLimits,
+    /// Most bytes of a body, or of a batch.
+    body_bytes_max: usize,
     cluster: String,
     /// Ids for messages that come without one.
     uniq_keys: UniqKeys,
@@ -182,23 +174,29 @@ impl Publisher {
         transactions: Arc<Transactions>,
         retries: Arc<Retries>,
         levels: Levels,
-        limits: SendLimits,
+        body_bytes_max: usize,
         cluster: String,
         address: std::net::IpAddr,
     ) -> Self {
         let uniq_keys = UniqKeys::new(address, std::process::id(), fastrand::u32(..));
-        Self { store, clock, topics, transactions, retries, levels, limits, cluster, uniq_keys }
+        Self { store, clock, topics, transactions, retries, levels, body_bytes_max, cluster, uniq_keys }
     }
 
     /// Appends one message.
     pub fn send(&self, incoming: &Incoming<'_>, scratch: &mut Scratch) -> Result<Sent, SendError> {
         self.check_size(incoming.body.len())?;
-        let named = self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
+        let named =
+            self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
         let hot = incoming.properties.scan();
         let (topic, dead) = match named.kind {
             TopicKind::Retry => {
-                let target = self.retries.target(&named, incoming.reconsume_times, incoming.reconsume_max)?;
-                (target.topic, target.is_dead_letter)
+                match self.retries.direct(&named.name, incoming.reconsume_times, incoming.reconsume_max)? {
+                    DirectRetry::Retry => (named, false),
+                    DirectRetry::Dead(name) => {
+                        let unknown = || TopicError::NotExist(name.to_string());
+                        (self.topics.get(name.as_str()).ok_or_else(unknown)?, true)
+                    }
+                }
             }
             _ => (named, false),
         };
@@ -212,7 +210,6 @@ impl Publisher {
     }
 
     /// Decides where the record goes and appends it, unless it was appended before.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one message, borrowed apart from each other")]
     fn store_one(
         &self,
         topic: &Topic,
@@ -226,11 +223,18 @@ impl Publisher {
         let is_half = hot.is_half() && incoming.reconsume_times == 0;
         let mut sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
         let queue = if is_half {
-            let half = self.transactions.begin(topic.name.as_str(), queue_id, incoming.sys_flag, properties.view())?;
+            let half = self.transactions.begin(
+                topic.name.as_str(),
+                queue_id,
+                incoming.sys_flag,
+                properties.view(),
+            )?;
             *properties = half.properties;
             sys_flag = half.sys_flag;
             half.queue
-        } else if let (Some(level), false) = (hot.delay_level.and_then(|level| self.levels.level(level)), dead) {
+        } else if let (Some(level), false) =
+            (hot.delay_level.and_then(|level| self.levels.level(level)), dead)
+        {
             let (name, id) = timer::retarget(properties, level, topic.name.as_str(), queue_id);
             self.store.queue(&name, id)?
         } else {
@@ -239,7 +243,7 @@ impl Publisher {
         let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
         scratch.batch.clear();
         scratch.batch.push(&queue, &draft)?;
-        let admission = self.dedup_key(topic, &scratch.uniq_key).map(|key| self.store.dedup().admit(key));
+        let admission = Self::dedup_key(topic, &scratch.uniq_key).map(|key| self.store.dedup().admit(key));
         if let Some(admission) = &admission
             && let Some(earlier) = admission.earlier()
             && let Some(sent) = self.answer_again(earlier, topic, &scratch.uniq_key, incoming.body)?
@@ -271,7 +275,8 @@ impl Publisher {
         sent: &mut Vec<Sent>,
     ) -> Result<(), SendError> {
         self.check_size(incoming.body.len())?;
-        let topic = self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
+        let topic =
+            self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
         if topic.kind == TopicKind::Retry || incoming.topic.len() > 127 {
             return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
         }
@@ -299,7 +304,7 @@ impl Publisher {
                 scratch.uniq_key.push(',');
             }
             scratch.uniq_key.push_str(key);
-            let dedup = self.dedup_key(&topic, key);
+            let dedup = Self::dedup_key(&topic, key);
             let earlier = dedup.and_then(|key| self.store.dedup().admit(key).earlier());
             let again = match earlier {
                 Some(earlier) => self.answer_again(earlier, &topic, key, item.body)?,
@@ -308,7 +313,8 @@ impl Publisher {
             match again {
                 Some(again) => sent.push(Sent { waits, ..again }),
                 None => {
-                    let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
+                    let draft =
+                        draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
                     scratch.batch.push(&queue, &draft)?;
                     new.push((sent.len(), dedup));
                     sent.push(Sent {
@@ -342,15 +348,12 @@ impl Publisher {
     }
 
     fn check_size(&self, size: usize) -> Result<(), SendError> {
-        let limit = self.limits.body_bytes;
+        let limit = self.body_bytes_max;
         if size > limit { Err(SendError::BodyTooLarge { size, limit }) } else { Ok(()) }
     }
 
     fn queue_of(&self, topic: &Topic, id: QueueId) -> io::Result<Arc<Queue>> {
-        match self.store.find_queue(topic.name.as_str(), id) {
-            Some(queue) => Ok(queue),
-            None => self.store.queue(&topic.name, id),
-        }
+        self.store.queue(&topic.name, id)
     }
 
     /// The stored properties: the client's, and what the broker adds to every message.
@@ -375,7 +378,7 @@ impl Publisher {
             }
         }
         if dead {
-            out.set(keys::DELAY, "0");
+            make_dead(out);
         }
         if !hot.has_region {
             out.push(keys::MSG_REGION, REGION);
@@ -389,8 +392,8 @@ impl Publisher {
     }
 
     /// The key under which a resend would be found; `None` where resends are not looked for.
-    fn dedup_key(&self, topic: &Topic, uniq_key: &str) -> Option<DedupKey> {
-        let wanted = topic.kind == TopicKind::User && topic.dedup.unwrap_or(self.limits.dedup);
+    fn dedup_key(topic: &Topic, uniq_key: &str) -> Option<DedupKey> {
+        let wanted = topic.kind == TopicKind::User && topic.dedup;
         wanted.then(|| DedupKey::new(topic.name.as_str(), uniq_key))
     }
 }

@@ -14,11 +14,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use gantry_proto::error::DecodeError;
 use gantry_proto::ids::PhyOffset;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, FrameError, Serialize};
 use gantry_proto::remoting::header::{Command, EncodeError, ExtFields, ExtWrite, Head, encode_frame};
-use gantry_proto::error::DecodeError;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -93,7 +93,6 @@ pub(super) struct Connection {
     pub(super) services: Arc<Services>,
     pub(super) caller: Caller,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) outbox: mpsc::Sender<Notice>,
     pub(super) scratch: Scratch,
     pub(super) parked: super::pull::ParkedPulls,
     /// Answers ready to be written.
@@ -112,12 +111,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection of `caller`.
-    pub(super) fn new(services: Arc<Services>, caller: Caller, outbox: mpsc::Sender<Notice>) -> Self {
+    pub(super) fn new(services: Arc<Services>, caller: Caller) -> Self {
         Self {
             services,
             caller,
             inbox: Arc::default(),
-            outbox,
             scratch: Scratch::default(),
             parked: super::pull::ParkedPulls::default(),
             out: Vec::new(),
@@ -132,7 +130,12 @@ impl Connection {
     }
 
     /// Serves the connection until one side ends it.
-    pub(super) async fn run<S>(mut self, mut stream: S, mut notices: mpsc::Receiver<Notice>, stop: CancellationToken) -> Closed
+    pub(super) async fn run<S>(
+        mut self,
+        mut stream: S,
+        mut notices: mpsc::Receiver<Notice>,
+        stop: CancellationToken,
+    ) -> Closed
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -168,7 +171,9 @@ impl Connection {
         loop {
             self.release_held();
             if !self.out.is_empty() {
-                tokio::time::timeout(idle, stream.write_all(&self.out)).await.map_err(|_| Closed::Idle(idle))??;
+                tokio::time::timeout(idle, stream.write_all(&self.out))
+                    .await
+                    .map_err(|_| Closed::Idle(idle))??;
                 self.out.clear();
                 self.out.shrink_to(READ_BYTES_MAX);
             }
@@ -389,7 +394,13 @@ fn write_reply(out: &mut Vec<u8>, serialize: Serialize, opaque: i32, reply: &Rep
 }
 
 /// Appends one frame; one that cannot be framed becomes an error that can.
-fn encode<E: ExtWrite + ?Sized>(out: &mut Vec<u8>, serialize: Serialize, head: &Head<'_>, ext: &E, body: &[u8]) {
+fn encode<E: ExtWrite + ?Sized>(
+    out: &mut Vec<u8>,
+    serialize: Serialize,
+    head: &Head<'_>,
+    ext: &E,
+    body: &[u8],
+) {
     let start = out.len();
     let written = encode_frame(out, serialize, head, ext, body.len()).or_else(|error| match error {
         // Codes beyond 16 bits exist in the JSON form only; every client reads it.

@@ -3,10 +3,29 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use gantry_proto::ids::Millis;
 use gantry_proto::remoting::codes::{Language, ResponseCode};
 use gantry_proto::remoting::header::{ExtFields, ExtWrite, OwnedCommand};
 use gantry_proto::remoting::request::HeaderError;
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::deliver::polls::Polls;
+use crate::deliver::retry::Retries;
+use crate::groups::Groups;
+use crate::groups::locks::Locks;
+use crate::groups::members::{Members, Notice};
+use crate::groups::offsets::Offsets;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::routes::Embedded;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::topics::Topics;
+use crate::transaction::Transactions;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -21,6 +40,8 @@ pub struct Caller {
     pub language: Language,
     /// The client's version, as this request says.
     pub version: i32,
+    /// Where notices for this client go.
+    pub outbox: mpsc::Sender<Notice>,
 }
 
 /// An answer.

@@ -6,7 +6,7 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 
 use super::connection::Connection;
 use super::context::{Handled, Reply};
-use super::{pull, send, transaction};
+use super::{pull, query, route, send, transaction};
 
 /// Handles one command. The hot ones are answered on the spot.
 pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
@@ -30,22 +30,54 @@ pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame
                     return;
                 }
             };
-            let handled = route(connection, code, &owned);
+            let handled = other(connection, code, &owned);
             connection.respond(command, frame.serialize, handled);
         }
     }
 }
 
 /// Everything that is not hot.
-fn route(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> Handled {
+fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> Handled {
+    use RequestCode as Code;
     let (services, caller) = (&connection.services, &connection.caller);
-    match code {
-        RequestCode::ConsumerSendMsgBack => send::handle_back(services, request, caller),
-        other => unsupported(other),
-    }
-}
-
-fn unsupported(code: RequestCode) -> Handled {
-    let why = format!("request type {} is not supported by this version", code.code());
-    Reply::refused(ResponseCode::RequestCodeNotSupported, why).into()
+    let (store, topics, routes) = (&*services.store, &*services.topics, &*services.routes);
+    let reply = match code {
+        Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
+        Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),
+        Code::GetRouteinfoByTopic => route::get_route(routes, request, caller),
+        Code::GetBrokerClusterInfo => route::get_cluster_info(routes, caller),
+        Code::GetBrokerMemberGroup => route::get_member_group(routes, request, caller),
+        Code::GetAllTopicListFromNameserver => route::get_topics(routes),
+        Code::GetTopicsByCluster => route::get_topics_of_cluster(routes, request),
+        Code::GetSystemTopicListFromNs => route::get_system_topics(routes, caller),
+        Code::GetUnitTopicList => route::get_unit_topics(routes),
+        Code::GetHasUnitSubTopicList => route::get_unit_sub_topics(routes),
+        Code::GetHasUnitSubUnunitTopicList => route::get_unit_sub_ununit_topics(routes),
+        Code::PutKvConfig => route::put_kv(routes, request),
+        Code::GetKvConfig => route::get_kv(routes, request),
+        Code::DeleteKvConfig => route::delete_kv(routes, request),
+        Code::GetKvlistByNamespace => route::list_kv(routes, request),
+        Code::RegisterBroker => route::register_broker(routes, request, caller),
+        Code::UnregisterBroker => route::unregister_broker(routes, request),
+        Code::QueryDataVersion => route::query_data_version(routes, request),
+        Code::BrokerHeartbeat => route::broker_heartbeat(routes, request),
+        Code::WipeWritePermOfBroker => route::wipe_write_perm(routes, request),
+        Code::AddWritePermOfBroker => route::add_write_perm(routes, request),
+        Code::DeleteTopicInNamesrv => route::forget_topic(routes, request),
+        Code::UpdateNamesrvConfig => route::update_settings(),
+        Code::GetNamesrvConfig => route::get_settings(routes, &services.config, caller),
+        Code::ViewMessageById => query::view_message(store, request),
+        Code::QueryMessage => {
+            query::query_message(store, services.config.limits.frame_bytes as usize, request)
+        }
+        Code::SearchOffsetByTimestamp => query::search_offset(store, topics, request),
+        Code::GetMaxOffset => query::get_max_offset(store, topics, request),
+        Code::GetMinOffset => query::get_min_offset(store, topics, request),
+        Code::GetEarliestMsgStoretime => query::get_earliest_store_time(store, topics, request),
+        other => {
+            let why = format!("request type {} is not supported by this version", other.code());
+            Reply::refused(ResponseCode::RequestCodeNotSupported, why)
+        }
+    };
+    reply.into()
 }

@@ -22,13 +22,12 @@ use std::time::Duration;
 
 use gantry_proto::remoting::codes::Language;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 
 use connection::{Closed, Connection};
 use context::{Caller, Services};
 
-/// Notices that may wait for one client; beyond it they are dropped and asked again later.
-const NOTICES_MAX: usize = 1024;
+use crate::groups::members::Peer;
+use crate::routes::Registry as _;
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -77,16 +76,17 @@ async fn serve(services: Arc<Services>, stream: TcpStream, remote: SocketAddr) {
         }
     };
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let (outbox, notices) = Peer::outbox();
     let caller = Caller {
         connection: number,
         remote: unmapped(remote),
         local: unmapped(local),
         language: Language::Other,
         version: 0,
+        outbox,
     };
-    let (outbox, notices) = mpsc::channel(NOTICES_MAX);
     let stop = services.connections.token().clone();
-    let connection = Connection::new(Arc::clone(&services), caller, outbox);
+    let connection = Connection::new(Arc::clone(&services), caller);
     let closed = connection.run(stream, notices, stop).await;
     services.members.connection_closed(number);
     services.routes.connection_closed(number);

@@ -18,7 +18,8 @@ static OPAQUE: AtomicI32 = AtomicI32::new(1);
 pub(super) fn write(connection: &mut Connection, notice: &Notice) {
     match notice {
         Notice::MembersChanged { group } => {
-            let header = ConsumerGroupHeader { consumer_group: group.as_str().to_owned(), ..Default::default() };
+            let header =
+                ConsumerGroupHeader { consumer_group: group.as_str().to_owned(), ..Default::default() };
             ask(connection, RequestCode::NotifyConsumerIdsChanged, &header, &[]);
         }
         Notice::CheckTransaction(check) => {

@@ -1,6 +1,6 @@
 //! Pulls: codes 11 and 361, answered at once or when a message arrives.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,13 +37,18 @@ pub(super) struct Parked {
 #[derive(Debug, Default)]
 pub(super) struct ParkedPulls {
     pulls: HashMap<u32, (Place, Parked)>,
-    deadlines: BTreeMap<(Instant, u32), ()>,
+    deadlines: BTreeSet<(Instant, u32)>,
     next_token: u32,
 }
 
 impl ParkedPulls {
     /// Parks a pull, or gives it back when the broker has no room for more.
-    pub(super) fn park(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>, parked: Parked) -> Result<(), Parked> {
+    pub(super) fn park(
+        &mut self,
+        polls: &Polls,
+        mailbox: &Arc<Mailbox>,
+        parked: Parked,
+    ) -> Result<(), Parked> {
         self.next_token = self.next_token.wrapping_add(1);
         let token = self.next_token;
         let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
@@ -57,7 +62,7 @@ impl ParkedPulls {
         if parked.request.queue.max() > parked.request.from {
             mailbox.wake(token);
         }
-        self.deadlines.insert((parked.deadline, token), ());
+        self.deadlines.insert((parked.deadline, token));
         self.pulls.insert(token, (place, parked));
         Ok(())
     }
@@ -71,12 +76,12 @@ impl ParkedPulls {
 
     /// When the next pull must be answered whatever happens.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first_key_value().map(|((deadline, _), ())| *deadline)
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Takes a pull whose time is over.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(Place, Parked)> {
-        let (deadline, token) = self.deadlines.first_key_value().map(|(key, ())| *key)?;
+        let (deadline, token) = *self.deadlines.first()?;
         if deadline > now {
             return None;
         }
@@ -149,27 +154,41 @@ struct Prepared {
 
 /// Checks group, topic, queue and subscription, in the order that clients expect.
 fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepared, (ResponseCode, String)> {
-    let group = services.groups.get_or_create(header.consumer_group).map_err(|error| {
-        (ResponseCode::SubscriptionGroupNotExist, error.to_string())
-    })?;
+    let group = services
+        .groups
+        .get_or_create(header.consumer_group)
+        .map_err(|error| (ResponseCode::SubscriptionGroupNotExist, error.to_string()))?;
     if !group.config.consume_enable {
-        return Err((ResponseCode::NoPermission, format!("group {} may not consume: enable it first", group.name)));
+        return Err((
+            ResponseCode::NoPermission,
+            format!("group {} may not consume: enable it first", group.name),
+        ));
     }
     let topic = services.topics.get(header.topic).ok_or_else(|| {
-        (ResponseCode::TopicNotExist, format!("topic {} does not exist: create it or send to it first", header.topic))
+        (
+            ResponseCode::TopicNotExist,
+            format!("topic {} does not exist: create it or send to it first", header.topic),
+        )
     })?;
     if !topic.is_readable() {
-        return Err((ResponseCode::NoPermission, format!("topic {} is not readable: change its permission", topic.name)));
+        return Err((
+            ResponseCode::NoPermission,
+            format!("topic {} is not readable: change its permission", topic.name),
+        ));
     }
     let queues = topic.read_queues();
     let id = QueueId::from_wire(header.queue_id).filter(|id| id.get() < queues).ok_or_else(|| {
-        let why = format!("topic {} has {queues} queues to read, there is no queue {}", topic.name, header.queue_id);
+        let why = format!(
+            "topic {} has {queues} queues to read, there is no queue {}",
+            topic.name, header.queue_id
+        );
         (ResponseCode::InvalidParameter, why)
     })?;
     let filter = subscription(services, header)?;
-    let queue = services.store.queue(&topic.name, id).map_err(|error| {
-        (ResponseCode::SystemError, format!("cannot open the queue's files: {error}"))
-    })?;
+    let queue = services
+        .store
+        .queue(&topic.name, id)
+        .map_err(|error| (ResponseCode::SystemError, format!("cannot open the queue's files: {error}")))?;
     let request = PullRequest {
         queue,
         from: QueueOffset::from_wire(header.queue_offset).unwrap_or_default(),
@@ -186,28 +205,33 @@ fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepar
 }
 
 /// The filter of a pull: from the request itself, or from the group's heartbeats.
-fn subscription(services: &Services, header: &PullMessageHeader<'_>) -> Result<Filter, (ResponseCode, String)> {
+fn subscription(
+    services: &Services,
+    header: &PullMessageHeader<'_>,
+) -> Result<Filter, (ResponseCode, String)> {
     let is_tag = |kind: &str| kind.is_empty() || kind.eq_ignore_ascii_case("TAG");
     if header.sys_flag & sys_flag::SUBSCRIPTION != 0 {
         let kind = header.expression_type.unwrap_or_default();
         if !is_tag(kind) {
-            let why = format!("expressions of type {kind} are not supported by this version: subscribe by tag");
+            let why =
+                format!("expressions of type {kind} are not supported by this version: subscribe by tag");
             return Err((ResponseCode::SystemError, why));
         }
         return Filter::tags(header.subscription.unwrap_or("*"))
             .map_err(|error| (ResponseCode::SubscriptionParseFailed, error.to_string()));
     }
-    let subscription = services.members.subscription(header.consumer_group, header.topic).ok_or_else(|| {
-        let why = format!(
-            "group {} has not told that it subscribes to {}: send a heartbeat first",
-            header.consumer_group, header.topic
-        );
-        (ResponseCode::SubscriptionNotExist, why)
-    })?;
-    if subscription.version < header.sub_version {
+    let subscription =
+        services.members.subscription(header.consumer_group, header.topic).ok_or_else(|| {
+            let why = format!(
+                "group {} has not told that it subscribes to {}: send a heartbeat first",
+                header.consumer_group, header.topic
+            );
+            (ResponseCode::SubscriptionNotExist, why)
+        })?;
+    if subscription.sub_version < header.sub_version {
         let why = format!(
             "the broker knows version {} of the subscription, the request has {}: send a heartbeat first",
-            subscription.version, header.sub_version
+            subscription.sub_version, header.sub_version
         );
         return Err((ResponseCode::SubscriptionNotLatest, why));
     }
@@ -215,7 +239,7 @@ fn subscription(services: &Services, header: &PullMessageHeader<'_>) -> Result<F
         // What is retried was wanted once; the tags of the retry topic's subscription are `*`.
         return Ok(Filter::All);
     }
-    Ok(subscription.filter.clone())
+    Ok(Filter::of(&subscription.tags_set))
 }
 
 fn look(connection: &mut Connection, parked: &Parked) -> Pulled {

@@ -1,29 +1,12 @@
 //! What the services refuse, in the protocol's codes. The one place where errors become codes.
 
-use std::error::Error;
-
 use gantry_proto::remoting::codes::ResponseCode;
 
-use crate::deliver::retry::RetryError;
+use crate::deliver::retry::SendBackError;
 use crate::publish::SendError;
 use crate::store::AppendError;
 use crate::topics::TopicError;
 use crate::transaction::{BeginError, EndError};
-
-/// The error and its causes as one sentence.
-pub(super) fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// Codes on which official clients back off and try again are given for what passes by itself.
 pub(super) fn append(error: &AppendError) -> ResponseCode {
@@ -44,9 +27,9 @@ pub(super) fn send(error: &SendError) -> ResponseCode {
         | SendError::BatchNotAllowed { .. }
         | SendError::BadBatch(_)
         | SendError::EmptyBatch
-        | SendError::Encode(_) => ResponseCode::MessageIllegal,
+        | SendError::Encode(_)
+        | SendError::Begin(BeginError::NoKey) => ResponseCode::MessageIllegal,
         SendError::Begin(BeginError::TooManyOpen { .. }) => ResponseCode::SystemBusy,
-        SendError::Begin(BeginError::NoKey) => ResponseCode::MessageIllegal,
         SendError::Retry(error) => retry(error),
         SendError::Append(error) => append(error),
         SendError::Queue(_) | SendError::Earlier(_) => ResponseCode::SystemError,
@@ -63,5 +46,32 @@ pub(super) fn end(error: &EndError) -> ResponseCode {
         | EndError::WrongGroup { .. }
         | EndError::WrongOffset { .. }
         | EndError::Store(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a topic cannot be used.
+pub(super) fn topic(error: &TopicError) -> ResponseCode {
+    match error {
+        TopicError::Illegal { .. }
+        | TopicError::System(_)
+        | TopicError::Queues { .. }
+        | TopicError::Perm { .. } => ResponseCode::InvalidParameter,
+        TopicError::NoPermission(_) => ResponseCode::NoPermission,
+        TopicError::NotExist(_) => ResponseCode::TopicNotExist,
+        TopicError::Full { .. } => ResponseCode::SystemBusy,
+        TopicError::Save(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a refused message was not taken back.
+pub(super) fn retry(error: &SendBackError) -> ResponseCode {
+    match error {
+        SendBackError::GroupNotExist(_) => ResponseCode::SubscriptionGroupNotExist,
+        SendBackError::Topic(error) => topic(error),
+        SendBackError::Append(error) => append(error),
+        SendBackError::Message(_)
+        | SendBackError::NotDelivered { .. }
+        | SendBackError::Queue(_)
+        | SendBackError::Encode(_) => ResponseCode::SystemError,
     }
 }

@@ -288,10 +288,19 @@ mod tests {
 
     use super::*;
     use crate::fixture::clock;
+    use crate::groups::members::Peer;
     use crate::routes::fixture::{REACHED, registry};
 
     fn caller() -> Caller {
-        Caller { connection: 1, remote: REACHED, local: REACHED, language: Language::Java, version: 513 }
+        let (outbox, _) = Peer::outbox();
+        Caller {
+            connection: 1,
+            remote: REACHED,
+            local: REACHED,
+            language: Language::Java,
+            version: 513,
+            outbox,
+        }
     }
 
     fn request(header: &impl ExtWrite) -> OwnedCommand {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gantry_proto::ids::Millis;
+use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::record::{OffsetMsgId, Properties, SysFlag};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Frame;
@@ -12,13 +12,18 @@ use gantry_proto::remoting::request::send::{
 };
 
 use super::connection::Connection;
-use super::context::{Caller, Handled, Reply, Services};
+use super::context::{Caller, Handled, Reply, Services, chain};
 use super::refusal;
 use crate::deliver::retry::SendBack;
 use crate::publish::{Incoming, REGION, SendError, Sent};
 
 /// Handles a send or a batch; the answer is held until the message is safe.
-pub(super) fn handle(connection: &mut Connection, code: RequestCode, command: &Command<'_>, frame: &Frame<'_>) {
+pub(super) fn handle(
+    connection: &mut Connection,
+    code: RequestCode,
+    command: &Command<'_>,
+    frame: &Frame<'_>,
+) {
     let result = match SendMessageHeader::read(code, &command.ext) {
         Ok(header) => take(connection, code, &header, frame.body),
         Err(error) => Err(Refused { code: ResponseCode::SystemError, why: error.to_string() }),
@@ -75,7 +80,7 @@ fn take(
     };
     let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
     let mut msg_ids = String::new();
-    let refuse = |error: SendError| Refused { code: refusal::send(&error), why: refusal::sentence(&error) };
+    let refuse = |error: SendError| Refused { code: refusal::send(&error), why: chain(&error) };
     let (first, last) = if is_batch {
         let mut sent = Vec::new();
         services.publisher.send_batch(&incoming, &mut connection.scratch, &mut sent).map_err(refuse)?;
@@ -83,7 +88,7 @@ fn take(
             if !msg_ids.is_empty() {
                 msg_ids.push(',');
             }
-            OffsetMsgId { host: store_host, offset: one.phy }.push_to(&mut msg_ids);
+            OffsetMsgId { store_host, offset: one.phy }.push_to(&mut msg_ids);
         }
         let last = sent.iter().max_by_key(|one| one.end).copied();
         let (Some(first), Some(last)) = (sent.first().copied(), last) else {
@@ -94,7 +99,7 @@ fn take(
         (first, last)
     } else {
         let sent = services.publisher.send(&incoming, &mut connection.scratch).map_err(refuse)?;
-        OffsetMsgId { host: store_host, offset: sent.phy }.push_to(&mut msg_ids);
+        OffsetMsgId { store_host, offset: sent.phy }.push_to(&mut msg_ids);
         services.metrics.messages_in.bump();
         services.metrics.bytes_in.add(body.len() as u64);
         (sent, sent)
@@ -124,20 +129,26 @@ fn answer(connection: &mut Connection, opaque: i32, frame: &Frame<'_>, taken: &T
 }
 
 /// Code 36: a consumer could not process a message.
-pub(super) fn handle_back(services: &Arc<Services>, request: &OwnedCommand, caller: &Caller) -> Handled {
+pub(super) fn handle_back(services: &Arc<Services>, request: &OwnedCommand, _: &Caller) -> Handled {
     let header: ConsumerSendMsgBackHeader = match request.header() {
         Ok(header) => header,
         Err(error) => return Reply::refused(ResponseCode::SystemError, error.to_string()).into(),
     };
-    let back = match SendBack::from_wire(&header, services.store_host(caller)) {
-        Ok(back) => back,
-        Err(error) => return Reply::refused(refusal::retry(&error), refusal::sentence(&error)).into(),
+    let Some(at) = PhyOffset::from_wire(header.offset) else {
+        let why = format!("offset {} is no log position: pass on the message's own", header.offset);
+        return Reply::refused(ResponseCode::SystemError, why).into();
     };
     let services = Arc::clone(services);
     Handled::later(async move {
+        let back = SendBack {
+            group: &header.group,
+            at,
+            delay_level: header.delay_level,
+            max_reconsume_times: header.max_reconsume_times,
+        };
         match services.retries.send_back(&back).await {
             Ok(_) => Reply::ok(),
-            Err(error) => Reply::refused(refusal::retry(&error), refusal::sentence(&error)),
+            Err(error) => Reply::refused(refusal::retry(&error), chain(&error)),
         }
     })
 }

@@ -13,7 +13,7 @@ use gantry_proto::remoting::request::transaction::{
 };
 
 use super::connection::Connection;
-use super::context::{Caller, Handled, Reply, Services};
+use super::context::{Caller, Handled, Reply, Services, chain};
 use super::refusal;
 use crate::transaction::{EndError, EndRequest, EndSource, Ended, Outcome, Resolution};
 
@@ -53,7 +53,11 @@ fn decode(command: &Command<'_>) -> Result<Option<EndRequest>, String> {
         outcome::COMMIT => Resolution::Commit,
         outcome::ROLLBACK => Resolution::Rollback,
         outcome::UNKNOWN => return Ok(None),
-        other => return Err(format!("commitOrRollback is {other}, expected 8 (commit), 12 (rollback) or 0 (unknown)")),
+        other => {
+            return Err(format!(
+                "commitOrRollback is {other}, expected 8 (commit), 12 (rollback) or 0 (unknown)"
+            ));
+        }
     };
     let group = GroupName::parse(header.producer_group).map_err(|error| error.to_string())?;
     let half_queue_offset = header.tran_state_table_offset.and_then(QueueOffset::from_wire);
@@ -132,7 +136,7 @@ fn reply(answer: &Result<Ended, EndError>) -> Reply {
             Reply { remark: Some("the transaction was ended before".to_owned()), ..Reply::ok() }
         }
         Ok(Ended::Underway(outcome)) => told(*outcome, "is just being ended:"),
-        Err(error) => Reply::refused(refusal::end(error), refusal::sentence(error)),
+        Err(error) => Reply::refused(refusal::end(error), chain(error)),
     }
 }
 
@@ -149,7 +153,7 @@ pub(super) fn handle_resume(services: &Arc<Services>, request: &OwnedCommand, _:
     Handled::later(async move {
         match services.transactions.redrive(&msg_id).await {
             Ok(_) => Reply::ok(),
-            Err(error) => Reply::refused(ResponseCode::SystemError, refusal::sentence(&error)),
+            Err(error) => Reply::refused(ResponseCode::SystemError, chain(&error)),
         }
     })
 }

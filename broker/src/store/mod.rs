@@ -580,6 +580,8 @@ fn replay_from(
 ) -> PhyOffset {
     let from = match positions {
         // Projections at zero rely on the checkpoint; the others keep a position of their own.
+        // Without any queue files there is nothing that the checkpoint could speak of.
+        Some(_) if folds.queues.topics().is_empty() => PhyOffset::ZERO,
         Some(positions) => positions.start(&["queues"]),
         None => recover::start_of_peer(layout, segments, &folds.queues, clean),
     };

@@ -35,13 +35,16 @@ pub struct Recovered {
     pub clean: bool,
 }
 
-/// Where reading must start in a store that only the peer has written so far.
+/// Where reading must start in a store that only the peer has written so far: at the start of a file, so
+/// that its newest records are checked even after a clean stop.
 pub(super) fn start_of_peer(layout: &Layout, segments: &Segments, queues: &Queues, clean: bool) -> PhyOffset {
     let min = segments.min();
+    let dispatched = queues.max_phy().max(min).back(1);
+    let file = dispatched.back(dispatched.get() % segments.segment_bytes()).max(min);
     if clean {
-        return queues.max_phy().max(min);
+        return file;
     }
-    checkpoint::load_peer(layout).map_or(min, |peer| from_peer(segments, &peer))
+    checkpoint::load_peer(layout).map_or(min, |peer| from_peer(segments, &peer).min(file))
 }
 
 /// The last file whose first record the crashed peer had surely dispatched and flushed.
