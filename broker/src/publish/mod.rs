@@ -310,22 +310,15 @@ impl Publisher {
                 Some(earlier) => self.answer_again(earlier, &topic, key, item.body)?,
                 None => None,
             };
-            match again {
-                Some(again) => sent.push(Sent { waits, ..again }),
-                None => {
-                    let draft =
-                        draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
-                    scratch.batch.push(&queue, &draft)?;
-                    new.push((sent.len(), dedup));
-                    sent.push(Sent {
-                        end: PhyOffset::ZERO,
-                        waits,
-                        phy: PhyOffset::ZERO,
-                        queue_id,
-                        queue_offset: QueueOffset::ZERO,
-                    });
-                }
+            if let Some(again) = again {
+                sent.push(Sent { waits, ..again });
+                continue;
             }
+            let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
+            scratch.batch.push(&queue, &draft)?;
+            new.push((sent.len(), dedup));
+            let (end, phy, queue_offset) = Default::default();
+            sent.push(Sent { end, waits, phy, queue_id, queue_offset });
         }
         if sent.is_empty() {
             return Err(SendError::EmptyBatch);
@@ -370,12 +363,11 @@ impl Publisher {
             out.remove(keys::POP_CK);
         }
         uniq_key.clear();
-        match hot.uniq_key {
-            Some(key) => uniq_key.push_str(key),
-            None => {
-                self.uniq_keys.next_into(self.clock.now(), uniq_key);
-                out.push(keys::UNIQ_KEY, uniq_key);
-            }
+        if let Some(key) = hot.uniq_key {
+            uniq_key.push_str(key);
+        } else {
+            self.uniq_keys.next_into(self.clock.now(), uniq_key);
+            out.push(keys::UNIQ_KEY, uniq_key);
         }
         if dead {
             make_dead(out);
