@@ -1,0 +1,150 @@
+//! Consumer groups: create, delete, list, who is connected, where they stand, moving them.
+
+use std::collections::BTreeMap;
+
+use gantry_proto::ids::Millis;
+use gantry_proto::names::{GroupName, TopicName};
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::connection::ConsumerConnection;
+use gantry_proto::remoting::body::group::{SubscriptionGroupConfig, SubscriptionGroupTable};
+use gantry_proto::remoting::body::lists::{GroupList, TopicList};
+use gantry_proto::remoting::body::offsets::ResetOffsetBody;
+use gantry_proto::remoting::body::stats::ConsumeStats;
+use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
+use gantry_proto::remoting::request::group::{
+    DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetConsumeStatsHeader, GroupHeader,
+};
+use gantry_proto::remoting::request::member::ConsumerGroupHeader;
+use gantry_proto::remoting::request::offset::ResetOffsetHeader;
+use gantry_proto::remoting::request::topic::TopicHeader;
+
+use super::Admin;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::MessageQueue;
+
+impl Admin {
+    /// All consumer groups with their configuration; the first broker that has one tells.
+    pub async fn groups(&self) -> Result<BTreeMap<String, SubscriptionGroupConfig>> {
+        let mut all = BTreeMap::new();
+        for (_, link) in self.masters().await? {
+            let header = GetAllSubscriptionGroupHeader::default();
+            let answer = self.call(&link, RequestCode::GetAllSubscriptiongroupConfig, &header, &[]).await?;
+            for (name, config) in SubscriptionGroupTable::from_json(&answer.body)?.subscription_group_table {
+                all.entry(name).or_insert(config);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Creates a consumer group on every broker, or changes it.
+    pub async fn create_group(&self, config: &SubscriptionGroupConfig) -> Result<()> {
+        GroupName::parse(&config.group_name)?;
+        let body = config.to_json();
+        for (_, link) in self.masters().await? {
+            self.call(&link, RequestCode::UpdateAndCreateSubscriptiongroup, &(), &body).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a consumer group and its offsets on every broker. Whether any had it.
+    pub async fn delete_group(&self, group: impl AsRef<str>) -> Result<bool> {
+        let group = GroupName::parse(group.as_ref())?;
+        let existed = self.groups().await?.contains_key(group.as_str());
+        let header =
+            DeleteSubscriptionGroupHeader { group_name: group.as_str().to_owned(), clean_offset: true };
+        for (_, link) in self.masters().await? {
+            match self.call(&link, RequestCode::DeleteSubscriptiongroup, &header, &[]).await {
+                Err(error) if error.code() == Some(ResponseCode::SubscriptionGroupNotExist) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        Ok(existed)
+    }
+
+    /// Who is connected; `None` when nobody is.
+    pub async fn group_members(&self, group: impl AsRef<str>) -> Result<Option<ConsumerConnection>> {
+        let header = ConsumerGroupHeader { consumer_group: group.as_ref().to_owned(), broker_name: None };
+        for (_, link) in self.masters().await? {
+            match self.call(&link, RequestCode::GetConsumerConnectionList, &header, &[]).await {
+                Err(error) if error.code() == Some(ResponseCode::ConsumerNotOnline) => {}
+                Err(error) => return Err(error),
+                Ok(answer) => return Ok(Some(ConsumerConnection::from_json(&answer.body)?)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// How far a group is in each queue, in one topic or in all of them.
+    pub async fn group_stats(&self, group: impl AsRef<str>, topic: Option<&str>) -> Result<ConsumeStats> {
+        let header = GetConsumeStatsHeader {
+            consumer_group: group.as_ref().to_owned(),
+            topic: topic.map(str::to_owned),
+            topic_list: None,
+        };
+        let mut all = ConsumeStats::default();
+        for (_, link) in self.masters().await? {
+            let answer = self.call(&link, RequestCode::GetConsumeStats, &header, &[]).await?;
+            let stats = ConsumeStats::from_json(&answer.body)?;
+            all.consume_tps += stats.consume_tps;
+            all.offset_table.extend(stats.offset_table);
+        }
+        Ok(all)
+    }
+
+    /// Groups that are connected for a topic or have offsets in it, sorted.
+    pub async fn groups_of_topic(&self, topic: impl AsRef<str>) -> Result<Vec<String>> {
+        let topic = TopicName::storable(topic.as_ref())?;
+        let header = TopicHeader { topic: topic.as_str().to_owned(), broker_name: None };
+        let mut groups = Vec::new();
+        for (_, link) in self.masters_of(&topic).await? {
+            let answer = self.call(&link, RequestCode::QueryTopicConsumeByWho, &header, &[]).await?;
+            groups.extend(GroupList::from_json(&answer.body)?.group_list);
+        }
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(groups)
+    }
+
+    /// Topics in which a group has offsets, sorted.
+    pub async fn topics_of_group(&self, group: impl AsRef<str>) -> Result<Vec<String>> {
+        let header = GroupHeader { group: group.as_ref().to_owned() };
+        let mut topics = Vec::new();
+        for (_, link) in self.masters().await? {
+            let answer = self.call(&link, RequestCode::QueryTopicsByConsumer, &header, &[]).await?;
+            topics.extend(TopicList::from_json(&answer.body)?.topic_list);
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        Ok(topics)
+    }
+
+    /// Moves a group to the first message at or after `time`; `None` is the end of each queue. Gives the new offsets.
+    pub async fn reset_offsets(
+        &self,
+        group: impl AsRef<str>,
+        topic: impl AsRef<str>,
+        time: Option<Millis>,
+    ) -> Result<BTreeMap<MessageQueue, i64>> {
+        let topic = TopicName::storable(topic.as_ref())?;
+        let header = ResetOffsetHeader {
+            topic: topic.as_str().to_owned(),
+            group: group.as_ref().to_owned(),
+            timestamp: time.map_or(-1, Millis::get),
+            is_force: true,
+            queue_id: Some(-1),
+            offset: None,
+        };
+        let mut offsets = BTreeMap::new();
+        for (_, link) in self.masters_of(&topic).await? {
+            let answer = self.call(&link, RequestCode::InvokeBrokerToResetOffset, &header, &[]).await?;
+            for (queue, offset) in ResetOffsetBody::from_json(&answer.body)?.offset_table {
+                let queue = MessageQueue::from_wire(&queue).ok_or_else(|| {
+                    Error::new(ErrorKind::Protocol, format!("a broker named the impossible queue {queue:?}"))
+                })?;
+                offsets.insert(queue, offset);
+            }
+        }
+        Ok(offsets)
+    }
+}

@@ -1,0 +1,256 @@
+//! The Rust client against a real Apache broker.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gantry_client::proto::ids::QueueOffset;
+use gantry_client::proto::remoting::body::group::SubscriptionGroupConfig;
+use gantry_client::proto::remoting::body::topic::TopicConfig;
+use gantry_client::proto::remoting::codes::ResponseCode;
+use gantry_client::{
+    Client, ClientOptions, ErrorKind, Message, PullConsumer, PullStatus, Resolution, SeekTo, SendStatus,
+};
+use gantry_tests::apache::Apache;
+
+/// Apache cannot delete a topic without its timer.
+const SETTINGS: &[&str] =
+    &["transactionTimeOut=1000", "transactionCheckInterval=1000", "timerWheelEnable=true"];
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn topic(client: &Client, name: &str, queues: i32) {
+    let config = TopicConfig {
+        topic_name: name.to_owned(),
+        read_queue_nums: queues,
+        write_queue_nums: queues,
+        ..TopicConfig::default()
+    };
+    client.admin().create_topic(&config).await.unwrap();
+    until("the route of a new topic", || async { client.admin().topic_route(name).await.is_ok() }).await;
+}
+
+/// Waits for a condition.
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Polls until `count` messages came; their bodies in order of arrival.
+async fn drain(consumer: &PullConsumer, count: usize) -> Vec<String> {
+    let start = Instant::now();
+    let mut bodies = Vec::new();
+    while bodies.len() < count {
+        assert!(start.elapsed() < DEADLINE, "{} of {count} messages: {bodies:?}", bodies.len());
+        for message in consumer.poll(Duration::from_secs(1)).await.unwrap() {
+            bodies.push(String::from_utf8_lossy(message.body()).into_owned());
+        }
+    }
+    bodies
+}
+
+/// One JVM for all of it: starting one takes seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_works_with_apache() {
+    let apache = match Apache::start(SETTINGS) {
+        Ok(apache) => apache,
+        Err(why) => {
+            println!("SKIPPED client_apache: {why}");
+            return;
+        }
+    };
+    let client = Client::connect(ClientOptions::new(apache.name_server())).await.unwrap();
+    sends(&client).await;
+    batches(&client).await;
+    sharding_and_pull(&client).await;
+    admin(&client).await;
+    transactions(&client).await;
+    client.shutdown().await;
+    let error = client.admin().topics().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+async fn sends(client: &Client) {
+    let producer = client.producer("senders").start().await.unwrap();
+    // A topic that nobody created.
+    let receipt = producer.send(Message::new("Auto", "first").key("k1").tag("a")).await.unwrap();
+    assert_eq!((receipt.status, receipt.message_id.len()), (SendStatus::Ok, 32));
+    until("the created topic's route", || async { client.admin().topic_route("Auto").await.is_ok() }).await;
+    let large = "x".repeat(100_000);
+    producer.send(Message::new("Auto", large.clone()).property("own", "value")).await.unwrap();
+    producer.send_one_way(Message::new("Auto", "one-way")).await.unwrap();
+    let delayed = producer.send(Message::new("Auto", "delayed").delay_level(1)).await.unwrap();
+    assert_eq!(delayed.status, SendStatus::Ok);
+    let mut tickets = Vec::new();
+    for number in 0..200 {
+        tickets.push(producer.send_nowait(Message::new("Auto", format!("nowait {number}"))).await.unwrap());
+    }
+    let mut places = BTreeSet::new();
+    for ticket in tickets {
+        let receipt = ticket.await.unwrap();
+        assert!(places.insert((receipt.queue.id, receipt.queue_offset)), "two messages in one place");
+    }
+    let consumer = client.pull_consumer("auto-readers").start().await.unwrap();
+    consumer.assign(consumer.queues("Auto").await.unwrap());
+    let bodies: BTreeSet<String> = drain(&consumer, 204).await.into_iter().collect();
+    for body in ["first", &large, "one-way", "delayed", "nowait 0", "nowait 199"] {
+        assert!(bodies.contains(body), "{body:.20} is missing");
+    }
+    let error = producer.send(Message::new("bad name", "")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let error = producer.send(Message::new("Auto", vec![0; 4 << 20 | 1])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    let error = producer.send(Message::new("SCHEDULE_TOPIC_XXXX", "x")).await.unwrap_err();
+    assert_eq!(error.code(), Some(ResponseCode::NoPermission), "{error}");
+    producer.shutdown().await;
+    let error = producer.send(Message::new("Auto", "late")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+async fn batches(client: &Client) {
+    topic(client, "Batches", 1).await;
+    let producer = client.producer("senders").batch_bytes_max(10_000).start().await.unwrap();
+    let messages = (0..500).map(|number| Message::new("Batches", format!("{number:0100}")));
+    let receipts = producer.send_batch(messages).await.unwrap();
+    let offsets: Vec<u64> = receipts.iter().map(|receipt| receipt.queue_offset.get()).collect();
+    assert_eq!(offsets, (0..500).collect::<Vec<_>>());
+    let found = &receipts[250];
+    let message =
+        client.admin().view_message("Batches", found.offset_message_id.parse().unwrap()).await.unwrap();
+    assert_eq!(message.message_id(), found.message_id);
+    assert_eq!(message.body(), format!("{:0100}", 250).as_bytes());
+    let mixed = [Message::new("Batches", "a"), Message::new("Auto", "b")];
+    assert_eq!(producer.send_batch(mixed).await.unwrap_err().error.kind(), ErrorKind::Invalid);
+}
+
+async fn sharding_and_pull(client: &Client) {
+    topic(client, "Sharded", 4).await;
+    let producer = client.producer("senders").start().await.unwrap();
+    let mut queues = BTreeMap::new();
+    for number in 0..40 {
+        let key = format!("key-{}", number % 4);
+        let tag = if number % 2 == 0 { "even" } else { "odd" };
+        let message = Message::new("Sharded", number.to_string()).sharding_key(&key).tag(tag);
+        let receipt = producer.send(message).await.unwrap();
+        assert_eq!(queues.entry(key).or_insert(receipt.queue.clone()), &receipt.queue);
+    }
+    let consumer = client.pull_consumer("pullers").start().await.unwrap();
+    let all = consumer.queues("Sharded").await.unwrap();
+    assert_eq!(all.len(), 4);
+    let queue = &queues["key-0"];
+    assert_eq!(consumer.committed(queue).await.unwrap(), None);
+    let end = consumer.max_offset(queue).await.unwrap();
+    assert!(end.get() >= 10);
+    let pulled = consumer.pull(queue, QueueOffset::ZERO, 3).await.unwrap();
+    assert_eq!((pulled.status, pulled.messages.len(), pulled.next.get()), (PullStatus::Found, 3, 3));
+    let pulled = consumer.pull(queue, end, 3).await.unwrap();
+    assert_eq!(pulled.status, PullStatus::NoNewMessage);
+
+    consumer.assign([queue.clone()]);
+    let first = drain(&consumer, 10).await;
+    consumer.commit().await.unwrap();
+    assert_eq!(consumer.committed(queue).await.unwrap(), consumer.position(queue));
+    consumer.seek(queue, SeekTo::Begin).await.unwrap();
+    assert_eq!(drain(&consumer, 10).await[..10], first[..10]);
+    assert_eq!(consumer.seek(queue, SeekTo::End).await.unwrap(), end);
+    assert_eq!(consumer.poll(Duration::from_millis(300)).await.unwrap().len(), 0);
+    consumer.seek(queue, SeekTo::Offset(QueueOffset::new(1))).await.unwrap();
+    assert_eq!(drain(&consumer, 9).await[0], first[1]);
+    let time = client.admin().topic_stats("Sharded").await.unwrap();
+    assert_eq!(time.offset_table.len(), 4);
+
+    let odd = client.pull_consumer("odd-pullers").filter("odd || none").start().await.unwrap();
+    odd.assign(all);
+    let odd = drain(&odd, 20).await;
+    assert!(odd.iter().all(|body| body.parse::<u32>().unwrap() % 2 == 1), "{odd:?}");
+}
+
+async fn admin(client: &Client) {
+    let admin = client.admin();
+    let cluster = admin.cluster().await.unwrap();
+    let broker = cluster.broker_addr_table.keys().next().unwrap().clone();
+    let info = admin.broker_runtime_info(&broker).await.unwrap();
+    assert!(info.contains_key("bootTimestamp"), "{info:?}");
+    topic(client, "Short", 2).await;
+    assert!(admin.topics().await.unwrap().contains(&"Short".to_owned()));
+    assert_eq!(admin.topic_config("Short").await.unwrap().unwrap().write_queue_nums, 2);
+    assert!(admin.delete_topic("Short").await.unwrap());
+    until("a deleted topic is gone", || async {
+        !admin.topics().await.unwrap().contains(&"Short".to_owned())
+    })
+    .await;
+    let group = SubscriptionGroupConfig {
+        group_name: "made".to_owned(),
+        retry_max_times: 3,
+        ..SubscriptionGroupConfig::default()
+    };
+    admin.create_group(&group).await.unwrap();
+    assert_eq!(admin.groups().await.unwrap()["made"].retry_max_times, 3);
+    assert!(admin.group_members("made").await.unwrap().is_none());
+    assert!(admin.delete_group("made").await.unwrap());
+    assert!(!admin.groups().await.unwrap().contains_key("made"));
+    let stats = admin.group_stats("pullers", Some("Sharded")).await.unwrap();
+    assert!(stats.offset_table.values().any(|queue| queue.consumer_offset >= 10), "{stats:?}");
+
+    let producer = client.producer("senders").start().await.unwrap();
+    let sent = producer.send(Message::new("Auto", "find me").key("needle").key("pin")).await.unwrap();
+    let range = (gantry_client::proto::ids::Millis::ZERO, gantry_client::proto::ids::Millis::MAX);
+    until("a key in the index", || async {
+        let found = admin.find_by_key("Auto", "pin", range, 10).await.unwrap();
+        found.len() == 1 && found[0].message_id() == sent.message_id
+    })
+    .await;
+    let found = admin.find_by_message_id("Auto", &sent.message_id).await.unwrap();
+    assert_eq!(found[0].body(), "find me".as_bytes());
+}
+
+async fn transactions(client: &Client) {
+    topic(client, "Paid", 1).await;
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let asked_in = Arc::clone(&asked);
+    let producer = client
+        .transaction_producer("payers", move |message| {
+            let body = String::from_utf8_lossy(message.body()).into_owned();
+            let resolution = match &*body {
+                "checked-commit" => Resolution::Commit,
+                "checked-rollback" => Resolution::Rollback,
+                _ => Resolution::Unknown,
+            };
+            asked_in.lock().unwrap().insert(body);
+            async move { resolution }
+        })
+        .start()
+        .await
+        .unwrap();
+    let send = |body: &'static str, resolution: Resolution| {
+        let producer = producer.clone();
+        async move {
+            let (_, told) =
+                producer.send(Message::new("Paid", body), |_| async move { resolution }).await.unwrap();
+            assert_eq!(told, resolution);
+        }
+    };
+    send("committed", Resolution::Commit).await;
+    send("rolled-back", Resolution::Rollback).await;
+    send("checked-commit", Resolution::Unknown).await;
+    send("checked-rollback", Resolution::Unknown).await;
+    let open = producer.begin(Message::new("Paid", "by hand")).await.unwrap();
+    open.commit().await.unwrap();
+    drop(producer.begin(Message::new("Paid", "undecided")).await.unwrap());
+    let consumer = client.pull_consumer("paid-readers").start().await.unwrap();
+    consumer.assign(consumer.queues("Paid").await.unwrap());
+    let bodies: BTreeSet<String> = drain(&consumer, 3).await.into_iter().collect();
+    let expected = ["by hand", "checked-commit", "committed"].map(str::to_owned);
+    assert_eq!(bodies, expected.into());
+    until("checks of what was left open", || async {
+        let asked = asked.lock().unwrap();
+        asked.contains("checked-rollback") && asked.contains("undecided")
+    })
+    .await;
+    producer.shutdown().await;
+}
