@@ -252,15 +252,15 @@ impl Transactions {
     fn read_remembered(&self) {
         let unread = self.shared.lock().table.unread();
         let mut halves = Vec::with_capacity(unread.len());
-        for known in unread {
-            let half = self.store.record_at(known.at).ok().and_then(|record| {
+        for at in unread {
+            let half = self.store.record_at(at).ok().and_then(|record| {
                 let view = RecordView::parse(&record).ok()?;
                 open_half(&view, &view.properties().scan())
             });
             match half {
                 Some(half) => halves.push(half),
                 None => {
-                    tracing::error!(at = %known.at, "an open half message can no longer be read; its transaction is lost");
+                    tracing::error!(%at, "an open half message can no longer be read; its transaction is lost");
                 }
             }
         }

@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! { "position": 123456,
-//!   "halves": [[phy, half queue offset, phy of the transaction's first half, checks, time of the last], …],
+//!   "halves": [[phy, half queue offset, phy of the transaction's first half,
+//!                UNIQ_KEY, checks, time of the last], …],
 //!   "needs_op": [half queue offset, …],
+//!   "half_max": 17, "op": 12, "op_max": 15,    ends of the two queues, first op record that may count
 //!   "redriven": [[phy of the parked copy, phy of the new half], …] }
 //! ```
 //!
@@ -27,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::rules::Rules;
-use super::table::{OpenHalf, Remembered, Table};
+use super::table::{OpenHalf, Remains, Remembered, Table};
 use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
@@ -35,6 +37,8 @@ use crate::store::{ApplyError, Dispatched, Projection};
 
 /// Tag of an op record: the halves that its body names are done.
 pub(super) const OP_TAG: &str = "d";
+/// Without changes the snapshot is written when its position has fallen this far behind.
+const POSITION_LAG_MAX: u64 = 16 * 1024 * 1024;
 /// Re-driven copies that are remembered; beyond it the oldest are forgotten.
 const REDRIVEN_MAX: usize = 10_000;
 
@@ -192,15 +196,62 @@ pub struct TransactionProjection {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     path: PathBuf,
+    /// Something was applied since the last `finish_batch`.
     touched: bool,
+    /// The table has changed since the snapshot was written.
+    dirty: bool,
+    /// Position in the snapshot.
+    saved: PhyOffset,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Snapshot {
     position: u64,
-    halves: Vec<(u64, u64, u64, u32, i64)>,
+    /// Position, number, first position, key, checks, time of the last check.
+    halves: Vec<(u64, u64, u64, String, u32, i64)>,
     needs_op: Vec<u64>,
+    half_max: u64,
+    op: u64,
+    op_max: u64,
     redriven: Vec<(u64, u64)>,
+}
+
+impl Snapshot {
+    fn new(position: PhyOffset, remains: &Remains, redriven: &BTreeMap<PhyOffset, PhyOffset>) -> Self {
+        let plain = |half: &Remembered| {
+            let (at, queue_offset, first) = (half.at.get(), half.queue_offset.get(), half.first.get());
+            (at, queue_offset, first, half.key.to_string(), half.checks, half.checked.get())
+        };
+        Self {
+            position: position.get(),
+            halves: remains.halves.iter().map(plain).collect(),
+            needs_op: remains.needs_op.iter().map(|half| half.get()).collect(),
+            half_max: remains.half_max.get(),
+            op: remains.op.get(),
+            op_max: remains.op_max.get(),
+            redriven: redriven.iter().map(|(from, to)| (from.get(), to.get())).collect(),
+        }
+    }
+
+    fn remains(&self) -> Remains {
+        let typed = |(at, queue_offset, first, key, checks, checked): &(u64, u64, u64, String, u32, i64)| {
+            Remembered {
+                at: PhyOffset::new(*at),
+                queue_offset: QueueOffset::new(*queue_offset),
+                first: PhyOffset::new(*first),
+                key: Arc::from(key.as_str()),
+                checks: *checks,
+                checked: Millis::new(*checked),
+            }
+        };
+        Remains {
+            halves: self.halves.iter().map(typed).collect(),
+            needs_op: self.needs_op.iter().copied().map(QueueOffset::new).collect(),
+            half_max: QueueOffset::new(self.half_max),
+            op: QueueOffset::new(self.op),
+            op_max: QueueOffset::new(self.op_max),
+        }
+    }
 }
 
 impl TransactionProjection {
@@ -220,22 +271,12 @@ impl TransactionProjection {
             Err(error) => return Err(error),
         };
         let position = snapshot.as_ref().map_or(NO_BASE, |snapshot| snapshot.position);
+        let saved = PhyOffset::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.position));
+        let dirty = snapshot.is_none();
         let snapshot = snapshot.unwrap_or_default();
-        let halves: Vec<_> = snapshot
-            .halves
-            .iter()
-            .map(|&(at, queue_offset, first, checks, checked)| Remembered {
-                at: PhyOffset::new(at),
-                queue_offset: QueueOffset::new(queue_offset),
-                first: PhyOffset::new(first),
-                checks,
-                checked: Millis::new(checked),
-            })
-            .collect();
-        let needs_op: Vec<_> = snapshot.needs_op.iter().copied().map(QueueOffset::new).collect();
         let redriven = snapshot.redriven.iter().map(|&(from, to)| (PhyOffset::new(from), PhyOffset::new(to)));
         let state = SharedState {
-            table: Table::with_snapshot(rules, &halves, &needs_op),
+            table: Table::with_snapshot(rules, &snapshot.remains()),
             redriven: redriven.collect(),
             log_was_cut: false,
         };
@@ -245,7 +286,7 @@ impl TransactionProjection {
             sleeps_until: AtomicI64::new(i64::MAX),
             position: AtomicU64::new(position),
         });
-        Ok((Self { shared: Arc::clone(&shared), metrics, path, touched: false }, shared))
+        Ok((Self { shared: Arc::clone(&shared), metrics, path, touched: false, dirty, saved }, shared))
     }
 }
 
@@ -260,7 +301,7 @@ impl Projection for TransactionProjection {
 
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
         let applied = if concerns(&record.view) {
-            self.touched = true;
+            (self.touched, self.dirty) = (true, true);
             self.shared.lock().apply(&record.view, &record.hot)
         } else {
             Ok(())
@@ -271,27 +312,19 @@ impl Projection for TransactionProjection {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let position = self.shared.position();
+        if !self.shared.has_base() || !self.dirty && position.since(self.saved) < POSITION_LAG_MAX {
+            return Ok(()); // nothing new, or nothing to say before the log has been read
+        }
         let bytes = {
-            if !self.shared.has_base() {
-                return Ok(()); // nothing to say before the log has been read
-            }
-            let state = self.shared.lock();
-            let (halves, needs_op) = state.table.snapshot();
-            let snapshot = Snapshot {
-                position: self.shared.position().get(),
-                halves: halves
-                    .iter()
-                    .map(|half| {
-                        let checked = half.checked.get();
-                        (half.at.get(), half.queue_offset.get(), half.first.get(), half.checks, checked)
-                    })
-                    .collect(),
-                needs_op: needs_op.iter().map(|half| half.get()).collect(),
-                redriven: state.redriven.iter().map(|(from, to)| (from.get(), to.get())).collect(),
-            };
+            let mut state = self.shared.lock();
+            let remains = state.table.remains();
+            let snapshot = Snapshot::new(position, &remains, &state.redriven);
             serde_json::to_vec(&snapshot).map_err(io::Error::other)?
         };
-        replace_json(&self.path, &bytes)
+        replace_json(&self.path, &bytes)?;
+        (self.dirty, self.saved) = (false, position);
+        Ok(())
     }
 
     fn truncate(&mut self, end: PhyOffset) -> io::Result<()> {
@@ -301,6 +334,7 @@ impl Projection for TransactionProjection {
             let rules = *state.table.rules();
             *state = SharedState { table: Table::new(rules), redriven: BTreeMap::new(), log_was_cut: true };
             self.shared.position.store(NO_BASE, Ordering::SeqCst);
+            self.dirty = true;
         }
         Ok(())
     }

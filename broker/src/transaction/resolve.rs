@@ -356,7 +356,9 @@ impl Transactions {
         Ok(self.end(&request).await?)
     }
 
-    fn find_open(&self, id: &str) -> Option<OpenHalf> {
+    /// The open transaction with this id (the message id that the producer knows), or whose half has this
+    /// offset message id.
+    pub fn find_open(&self, id: &str) -> Option<OpenHalf> {
         let state = self.shared.lock();
         let by_offset = || id.parse::<OffsetMsgId>().ok().map(|id| id.offset);
         let at = state.table.find_key(id).or_else(by_offset)?;

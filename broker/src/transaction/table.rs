@@ -15,7 +15,7 @@
 mod deadlines;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
@@ -97,7 +97,7 @@ struct Slot {
 }
 
 /// What a snapshot keeps of an open half; the rest is in its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
     /// Where its record starts.
     pub at: PhyOffset,
@@ -105,19 +105,27 @@ pub struct Remembered {
     pub queue_offset: QueueOffset,
     /// Where the first half of this transaction started.
     pub first: PhyOffset,
+    /// The transaction's id.
+    pub key: Arc<str>,
     /// Checks sent so far.
     pub checks: u32,
     /// When the last check was sent.
     pub checked: Millis,
 }
 
-/// A closing record that met no half while halves of the snapshot still waited to be read.
-#[derive(Debug)]
-struct Unmatched {
-    at: PhyOffset,
-    prepared: PhyOffset,
-    key: Box<str>,
-    outcome: Outcome,
+/// What a snapshot keeps of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// The open halves.
+    pub halves: Vec<Remembered>,
+    /// Closed halves that lack an op record.
+    pub needs_op: Vec<QueueOffset>,
+    /// The next number of the half queue.
+    pub half_max: QueueOffset,
+    /// First op record that may name a half that Apache would still ask about.
+    pub op: QueueOffset,
+    /// The next number of the op queue.
+    pub op_max: QueueOffset,
 }
 
 /// What [`Table::find`] says of a half.
@@ -176,9 +184,8 @@ pub struct Table {
     /// The next numbers of the half and the op queue.
     half_max: QueueOffset,
     op_max: QueueOffset,
-    /// From the snapshot, not read yet. Their slots have an entry only after [`Table::restore`].
-    remembered: BTreeMap<PhyOffset, Remembered>,
-    unmatched: Vec<Unmatched>,
+    /// Halves of the snapshot whose records are not read yet: they lack all but position, number and key.
+    unread: BTreeSet<PhyOffset>,
 }
 
 /// Keeps [`Table::ops`] small; older ones are merged, which only makes Apache read a few more.
@@ -205,22 +212,26 @@ impl Table {
             ops: VecDeque::new(),
             half_max: QueueOffset::ZERO,
             op_max: QueueOffset::ZERO,
-            remembered: BTreeMap::new(),
-            unmatched: Vec::new(),
+            unread: BTreeSet::new(),
         }
     }
 
-    /// A table that starts from a snapshot: `halves` were open then, `needs_op` lacked their op record.
-    pub fn with_snapshot(rules: Rules, halves: &[Remembered], needs_op: &[QueueOffset]) -> Self {
+    /// A table that starts from a snapshot. Its halves are to be read, see [`Table::unread`].
+    pub fn with_snapshot(rules: Rules, snapshot: &Remains) -> Self {
         let mut table = Self::new(rules);
-        table.remembered = halves.iter().map(|half| (half.at, *half)).collect();
-        table.needs_op = needs_op.iter().copied().collect();
+        snapshot.halves.iter().for_each(|half| table.remember(half));
+        table.needs_op = snapshot.needs_op.iter().copied().collect();
+        (table.half_max, table.op_max) = (snapshot.half_max, snapshot.op_max);
+        if snapshot.op < snapshot.op_max {
+            // These name some of the halves so far; which ones is not worth keeping.
+            table.ops.push_back((snapshot.op, snapshot.half_max.back(1)));
+        }
         table
     }
 
     /// Number of open halves.
     pub fn len(&self) -> usize {
-        self.open + self.remembered.len()
+        self.open
     }
 
     /// Whether no transaction is open.
@@ -290,19 +301,9 @@ impl Table {
     }
 
     fn close_by_record(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str, outcome: Outcome) {
-        if prepared > PhyOffset::ZERO
-            && let Some(half) = self.remembered.remove(&prepared)
-        {
-            self.needs_op.insert(half.queue_offset);
-            self.note_recent(half.at, outcome);
-            return;
-        }
         let open = self.by_key.get(key).copied().filter(|open| *open < at);
         let index = open.and_then(|open| self.index_of(open));
         let Some((index, entry)) = index.and_then(|i| Some((i, self.slots[i].entry.as_ref()?))) else {
-            if !self.remembered.is_empty() {
-                self.unmatched.push(Unmatched { at, prepared, key: key.into(), outcome });
-            }
             return;
         };
         let named = (entry.half.first..=entry.half.at).contains(&prepared);
@@ -327,14 +328,11 @@ impl Table {
             if self.needs_op.remove(&queue_offset) {
                 continue;
             }
-            if let Some(index) = self.index_of_offset(queue_offset) {
-                if let Some(entry) = self.slots[index].entry.as_ref() {
-                    let at = entry.half.at;
-                    self.remove(index);
-                    self.note_recent(at, Outcome::RolledBack);
-                }
-            } else if let Some(at) = self.remembered_at(queue_offset) {
-                self.remembered.remove(&at);
+            if let Some(index) = self.index_of_offset(queue_offset)
+                && let Some(entry) = self.slots[index].entry.as_ref()
+            {
+                let at = entry.half.at;
+                self.remove(index);
                 self.note_recent(at, Outcome::RolledBack);
             }
         }
@@ -364,11 +362,7 @@ impl Table {
 
     /// A state record says how often these halves had been checked at `when`.
     pub fn note_checks(&mut self, at: PhyOffset, checks: u32, when: Millis) {
-        if let Some(half) = self.remembered.get_mut(&at) {
-            if half.checks < checks {
-                (half.checks, half.checked) = (checks, when);
-            }
-        } else if let Some(entry) = self.entry_mut(at)
+        if let Some(entry) = self.entry_mut(at)
             && entry.half.checks < checks
         {
             (entry.half.checks, entry.half.checked) = (checks, when);
@@ -378,43 +372,60 @@ impl Table {
 
     // --- start ---------------------------------------------------------------------------------
 
+    /// A half of the snapshot. It has no deadline before its record is read.
+    fn remember(&mut self, known: &Remembered) {
+        if self.slots.back().is_some_and(|last| last.at >= known.at) {
+            return; // the snapshot lists them in order
+        }
+        let half = OpenHalf {
+            at: known.at,
+            queue_offset: known.queue_offset,
+            size: 0,
+            first: known.first.min(known.at),
+            key: Arc::clone(&known.key),
+            group: GroupName::internal(""),
+            topic: TopicName::internal(""),
+            born: Millis::ZERO,
+            stored: Millis::ZERO,
+            immunity_ms: None,
+            checks: known.checks,
+            checked: known.checked,
+        };
+        self.by_key.insert(Arc::clone(&half.key), half.at);
+        let entry = Some(Box::new(Entry { half, state: State::Open, due: None }));
+        self.slots.push_back(Slot { at: known.at, queue_offset: known.queue_offset, entry });
+        self.open += 1;
+        self.unread.insert(known.at);
+    }
+
     /// Halves of the snapshot that nothing has closed since: their records have to be read.
-    pub fn unread(&self) -> Vec<Remembered> {
-        self.remembered.values().copied().collect()
+    pub fn unread(&self) -> Vec<PhyOffset> {
+        self.unread.iter().copied().collect()
     }
 
     /// Replay is over and the records of [`Table::unread`] were read; those missing here are gone from
     /// the log. Everything below `done` was declared done by the owner of the store before us.
     pub fn restore(&mut self, halves: Vec<OpenHalf>, done: QueueOffset) {
-        let newer = std::mem::take(&mut self.slots);
-        let remembered = std::mem::take(&mut self.remembered);
-        for mut half in halves {
-            let Some(known) = remembered.get(&half.at) else { continue };
-            half.first = known.first.min(half.at);
-            if half.checks <= known.checks {
-                (half.checks, half.checked) = (known.checks, known.checked);
-            }
-            if self.by_key.get(&half.key).is_some_and(|newer| *newer > half.at) {
-                self.needs_op.insert(half.queue_offset);
+        for half in halves {
+            if !self.unread.remove(&half.at) {
                 continue;
             }
-            self.supersede(&mut half);
-            self.slots.push_back(Slot { at: half.at, queue_offset: half.queue_offset, entry: None });
-            let last = self.slots.len() - 1;
-            self.fill(last, half);
+            let (group, topic) =
+                (intern(&mut self.groups, &half.group), intern(&mut self.topics, &half.topic));
+            let at = half.at;
+            if let Some(entry) = self.entry_mut(at) {
+                let (first, key) = (entry.half.first, Arc::clone(&entry.half.key));
+                let (mut checks, mut checked) = (entry.half.checks, entry.half.checked);
+                if half.checks > checks {
+                    (checks, checked) = (half.checks, half.checked);
+                }
+                entry.half = OpenHalf { first, key, group, topic, checks, checked, ..half };
+                self.schedule_next(at);
+            }
         }
-        self.slots.extend(newer);
-        for closing in std::mem::take(&mut self.unmatched) {
-            self.close_by_record(closing.at, closing.prepared, &closing.key, closing.outcome);
-        }
-        let passed: Vec<_> = self
-            .slots
-            .iter()
-            .take_while(|slot| slot.queue_offset < done)
-            .filter(|slot| slot.entry.is_some())
-            .map(|slot| slot.at)
-            .collect();
-        for at in passed {
+        let gone = std::mem::take(&mut self.unread);
+        let passed = self.slots.iter().take_while(|slot| slot.queue_offset < done).map(|slot| slot.at);
+        for at in passed.chain(gone).collect::<Vec<_>>() {
             if let Some(index) = self.index_of(at) {
                 self.remove(index);
             }
@@ -428,17 +439,23 @@ impl Table {
         self.op_max = self.op_max.max(op_max);
     }
 
-    /// What a snapshot must keep: open halves, and those that lack an op record.
-    pub fn snapshot(&self) -> (Vec<Remembered>, Vec<QueueOffset>) {
-        let mut halves: Vec<_> = self.remembered.values().copied().collect();
-        halves.extend(self.entries().map(|entry| Remembered {
+    /// What a snapshot must keep.
+    pub fn remains(&mut self) -> Remains {
+        let remembered = |entry: &Entry| Remembered {
             at: entry.half.at,
             queue_offset: entry.half.queue_offset,
             first: entry.half.first,
+            key: Arc::clone(&entry.half.key),
             checks: entry.half.checks,
             checked: entry.half.checked,
-        }));
-        (halves, self.needs_op.iter().copied().collect())
+        };
+        Remains {
+            halves: self.entries().map(remembered).collect(),
+            needs_op: self.needs_op(),
+            half_max: self.half_max,
+            op: self.progress().op,
+            op_max: self.op_max,
+        }
     }
 
     /// Halves that lack an op record.
@@ -497,16 +514,14 @@ impl Table {
 
     /// Where the oldest open half starts.
     pub fn oldest(&self) -> Option<PhyOffset> {
-        let remembered = self.remembered.keys().next().copied();
-        remembered.or_else(|| self.entries().next().map(|entry| entry.half.at))
+        self.entries().next().map(|entry| entry.half.at)
     }
 
     /// Where Apache's check service would go on.
     pub fn progress(&mut self) -> Progress {
-        let remembered = self.remembered.values().next().map(|half| half.queue_offset);
         let open = self.entries().next().map(|entry| entry.half.queue_offset);
         let needs_op = self.needs_op.first().copied();
-        let half = [remembered, open, needs_op].into_iter().flatten().min().unwrap_or(self.half_max);
+        let half = [open, needs_op].into_iter().flatten().min().unwrap_or(self.half_max);
         while self.ops.front().is_some_and(|op| op.1 < half) {
             self.ops.pop_front();
         }
@@ -527,12 +542,6 @@ impl Table {
         self.slots.binary_search_by(|slot| slot.queue_offset.cmp(&queue_offset)).ok()
     }
 
-    fn remembered_at(&self, queue_offset: QueueOffset) -> Option<PhyOffset> {
-        // Mostly halves behind the snapshot are named: those need no search.
-        self.remembered.last_key_value().filter(|(_, last)| last.queue_offset >= queue_offset)?;
-        self.remembered.values().find(|half| half.queue_offset == queue_offset).map(|half| half.at)
-    }
-
     fn entry_mut(&mut self, at: PhyOffset) -> Option<&mut Entry> {
         let index = self.index_of(at)?;
         self.slots[index].entry.as_deref_mut()
@@ -541,6 +550,7 @@ impl Table {
     fn remove(&mut self, index: usize) {
         let Some(entry) = self.slots[index].entry.take() else { return };
         self.open -= 1;
+        self.unread.remove(&entry.half.at);
         if self.by_key.get(&entry.half.key) == Some(&entry.half.at) {
             self.by_key.remove(&entry.half.key);
         }
@@ -586,3 +596,6 @@ fn intern<T: Clone + Eq + std::hash::Hash>(names: &mut HashSet<T>, name: &T) -> 
     names.insert(name.clone());
     name.clone()
 }
+
+#[cfg(test)]
+mod tests;
