@@ -1,33 +1,52 @@
-//! The real Apache name server and broker, in a JVM of their own.
+//! The real Apache name server and broker 5.5.0, in a JVM of their own.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+use crate::harness;
+use crate::java::{self, Module};
+use crate::ports;
 
-/// A running broker on a fresh store. Killed when dropped.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// A clean stop sleeps for about eleven seconds in several places.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running broker. Killed when dropped.
 #[derive(Debug)]
 pub struct Apache {
     child: Child,
     /// The broker stops when this end closes.
     input: Option<ChildStdin>,
     name_server: String,
-    store: TempDir,
+    store: PathBuf,
+    /// Its standard error, and the store unless the caller keeps it.
+    dir: TempDir,
 }
 
 impl Apache {
-    /// Starts it with `settings` of its `broker.conf` (`key=value`). `Err` says why it cannot be used here:
-    /// print it and go on.
+    /// Starts it on a fresh store with `settings` of its `broker.conf` (`key=value`). `Err` says why it cannot
+    /// be used here: print it and go on.
     pub fn start(settings: &[&str]) -> Result<Self, String> {
-        let peer = built_peer()?;
-        let store = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-        let (name_port, broker_port) = free_ports()?;
+        let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        let store = dir.path().join("store");
+        Self::start_in(dir, store, settings)
+    }
+
+    /// Starts it on a directory that the caller keeps.
+    pub fn start_on(store: &Path, settings: &[&str]) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        Self::start_in(dir, store.to_owned(), settings)
+    }
+
+    fn start_in(dir: TempDir, store: PathBuf, settings: &[&str]) -> Result<Self, String> {
+        let peer = java::module(Module::Peer)?;
+        let ports = ports::free().map_err(|error| error.to_string())?;
+        let log = File::create(dir.path().join("log")).map_err(|error| error.to_string())?;
         let mut command = Command::new("java");
         command
             .current_dir(peer)
@@ -36,9 +55,9 @@ impl Apache {
             .args(["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"])
             .args(["--add-exports", "java.base/jdk.internal.ref=ALL-UNNAMED"])
             .args(["-cp", "target/classes:target/lib/*", "gantry.peer.ApachePeer"])
-            .args(["--namesrv-port", &name_port.to_string(), "--broker-port", &broker_port.to_string()])
+            .args(["--namesrv-port", &ports.name.to_string(), "--broker-port", &ports.broker.to_string()])
             .arg("--store")
-            .arg(store.path().join("store"))
+            .arg(&store)
             .args(["--set", "mappedFileSizeCommitLog=67108864"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -46,25 +65,18 @@ impl Apache {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .map_err(|error| format!("java cannot be started: {error}"))?;
         let input = child.stdin.take();
         let output = child.stdout.take();
-        let apache = Self { child, input, name_server: format!("127.0.0.1:{name_port}"), store };
-        let (ready, wait) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            if let Some(output) = output {
-                // An error is the end of the output: no line.
-                let _ = BufReader::new(output).read_line(&mut line);
-            }
-            let _ = ready.send(line); // nobody waits any more: too late
-        });
-        match wait.recv_timeout(READY_WITHIN) {
-            Ok(line) if line.trim() == "ready" => Ok(apache),
-            Ok(line) => Err(format!("Apache's broker did not start: it said {line:?}")),
-            Err(_) => Err(format!("Apache's broker was not ready within {READY_WITHIN:?}")),
+        let apache = Self { child, input, name_server: format!("127.0.0.1:{}", ports.name), store, dir };
+        match output.and_then(|output| harness::first_line(output, READY_WITHIN)) {
+            Some(line) if line.trim() == "ready" => Ok(apache),
+            line => Err(format!(
+                "Apache's broker was not ready within {READY_WITHIN:?}, it said {line:?}:\n{}",
+                apache.log()
+            )),
         }
     }
 
@@ -74,64 +86,37 @@ impl Apache {
     }
 
     /// Directory of the store.
-    pub fn store(&self) -> PathBuf {
-        self.store.path().join("store")
+    pub fn store(&self) -> &Path {
+        &self.store
     }
 
-    /// Stops it cleanly, as an operator does; takes about ten seconds. Gives the store's directory.
-    pub fn stop(mut self) -> std::io::Result<TempDir> {
+    /// What it said on standard error so far.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.dir.path().join("log"));
+        log.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Stops it cleanly, as an operator does; takes about eleven seconds. A store that [`start`](Self::start)
+    /// made goes too.
+    pub fn stop(mut self) -> std::io::Result<()> {
         if let Some(mut input) = self.input.take() {
             input.write_all(b"stop\n")?;
         }
-        self.child.wait()?;
-        let empty = tempfile::tempdir()?;
-        Ok(std::mem::replace(&mut self.store, empty))
+        match harness::wait(&mut self.child, STOPPED_WITHIN) {
+            Some(status) if status.success() => Ok(()),
+            status => {
+                Err(std::io::Error::other(format!("Apache's broker ended with {status:?}: {}", self.log())))
+            }
+        }
     }
 }
 
 impl Drop for Apache {
     fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.child.kill();
+        let _ = self.child.kill(); // it may be gone already
         let _ = self.child.wait();
-    }
-}
-
-/// The directory of the peer, built if need be.
-fn built_peer() -> Result<PathBuf, String> {
-    let java = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/java"));
-    let peer = java.join("peer");
-    let runs = |program: &str, argument: &str| {
-        let status = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !runs("java", "-version") {
-        return Err("java is missing".to_owned());
-    }
-    if peer.join("target/classes/gantry/peer/ApachePeer.class").exists() && peer.join("target/lib").exists() {
-        return Ok(peer);
-    }
-    if !runs("mvn", "-v") {
-        return Err("mvn is missing".to_owned());
-    }
-    let built = Command::new("mvn")
-        .current_dir(&java)
-        .args(["-q", "-B", "-pl", "peer", "package"])
-        .stdout(Stdio::null())
-        .status()
-        .map_err(|error| format!("mvn cannot be started: {error}"))?;
-    if built.success() { Ok(peer) } else { Err("mvn could not build tests/clients/java/peer".to_owned()) }
-}
-
-/// Free ports for the name server and the broker, which also takes the ports minus 2 and plus 1.
-fn free_ports() -> Result<(u16, u16), String> {
-    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port));
-    for _ in 0..100 {
-        let base = fastrand::u16(20_000..30_000);
-        let all: Result<Vec<_>, _> = [base, base + 2, base + 4, base + 5].into_iter().map(bind).collect();
-        if all.is_ok() {
-            return Ok((base, base + 4));
+        if std::thread::panicking() {
+            eprintln!("--- log of Apache's broker, store {} ---\n{}---", self.store.display(), self.log());
         }
     }
-    Err("no free ports between 20000 and 30000".to_owned())
 }

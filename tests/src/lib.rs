@@ -1,4 +1,7 @@
 //! What the system tests share.
 
 pub mod apache;
+pub mod harness;
+pub mod java;
+pub mod ports;
 pub mod vectors;

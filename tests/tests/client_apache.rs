@@ -15,6 +15,7 @@ use gantry_client::{
     Client, ClientOptions, ErrorKind, Message, PullConsumer, PullStatus, Resolution, SeekTo, SendStatus,
 };
 use gantry_tests::apache::Apache;
+use gantry_tests::java;
 
 /// Apache cannot delete a topic without its timer.
 const SETTINGS: &[&str] =
@@ -59,10 +60,7 @@ async fn drain(consumer: &PullConsumer, count: usize) -> Vec<String> {
 async fn the_client_works_with_apache() {
     let apache = match Apache::start(SETTINGS) {
         Ok(apache) => apache,
-        Err(why) => {
-            println!("SKIPPED client_apache: {why}");
-            return;
-        }
+        Err(why) => return java::skip(&why),
     };
     let client = Client::connect(ClientOptions::new(apache.name_server())).await.unwrap();
     sends(&client).await;
