@@ -319,9 +319,10 @@ async fn vip_listener(bind: IpAddr, asked: u16, broker: u16) -> Result<Option<Tc
     }
 }
 
-/// Looks for silent clients and expired locks now and then.
+/// Samples the counters and looks for silent clients and expired locks now and then.
 async fn sweep(services: Arc<Services>, background: Shutdown) {
     loop {
+        services.metrics.sample(services.clock.now());
         tokio::select! {
             () = background.token().cancelled() => return,
             () = tokio::time::sleep(SWEEP) => {}

@@ -7,12 +7,20 @@ use std::sync::Arc;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 use gantry_proto::record::{RecordDraft, SysFlag};
+use tempfile::TempDir;
 
 use crate::clock::ManualClock;
+use crate::config::GroupsConfig;
+use crate::groups::Groups;
+use crate::groups::locks::Locks;
+use crate::groups::members::Members;
+use crate::groups::offsets::{OffsetTable, Offsets};
+use crate::metrics::Metrics;
+use crate::remoting::context::{Handled, Reply};
 use crate::store::disk::RealDisk;
 use crate::store::index::IndexOptions;
 use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
-use crate::topics::TopicDefaults;
+use crate::topics::{TopicDefaults, Topics};
 
 /// When the tests' clocks start.
 pub const NOW: Millis = Millis::new(1_700_000_000_000);
@@ -83,5 +91,71 @@ pub fn topic_defaults() -> TopicDefaults {
         delay_levels: 18,
         dedup: true,
         max: 1000,
+    }
+}
+
+/// The services over one store, for tests of what calls them.
+#[derive(Debug)]
+pub struct World {
+    /// The tests' time.
+    pub clock: Arc<ManualClock>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// Topics.
+    pub topics: Arc<Topics>,
+    /// Groups.
+    pub groups: Arc<Groups>,
+    /// Members.
+    pub members: Arc<Members>,
+    /// Offsets.
+    pub offsets: Arc<Offsets>,
+    /// Locks.
+    pub locks: Arc<Locks>,
+    _dir: TempDir,
+}
+
+impl World {
+    /// Everything as on a new broker.
+    pub fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let config_dir = dir.path().join("config");
+        let clock = clock();
+        let metrics = Arc::new(Metrics::default());
+        let table = OffsetTable::open(&config_dir, clock.clone()).expect("no offsets");
+        let store = store(dir.path(), clock.clone(), vec![table.projection()]);
+        let topics = Topics::open(&config_dir, topic_defaults(), clock.clone()).expect("no topics");
+        let config = GroupsConfig::default();
+        let groups = Groups::open(&config_dir, config, clock.clone()).expect("no groups");
+        let members =
+            Members::new(clock.clone(), Arc::clone(&metrics), config.member_expiry, config.max_members);
+        let offsets = Offsets::new(&table, Arc::clone(&store), metrics, config.max_offsets);
+        Self {
+            locks: Arc::new(Locks::new(clock.clone(), config.lock_lease)),
+            clock,
+            store,
+            topics: Arc::new(topics),
+            groups: Arc::new(groups),
+            members: Arc::new(members),
+            offsets: Arc::new(offsets),
+            _dir: dir,
+        }
+    }
+
+    /// Declares a topic.
+    pub fn topic(&self, name: &str, queues: u32) {
+        self.topics.ensure_internal(&TopicName::internal(name), queues, 6).expect("a topic");
+    }
+
+    /// Stores messages in one queue.
+    pub async fn send(&self, topic: &str, queue: u32, count: usize) {
+        send(&self.store, topic, queue, count).await;
+    }
+
+    /// The reply of a handler.
+    pub async fn settle(handled: Handled) -> Reply {
+        match handled {
+            Handled::Now(reply) => reply,
+            Handled::Later(work) => work.await,
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! What the services count: plain atomics, read by whoever shows them.
 
+pub mod history;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use gantry_proto::ids::Millis;
+
+use history::{History, Totals};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -88,6 +94,25 @@ pub struct Metrics {
     pub offsets_beyond_end: Counter,
     /// Offsets that an operator moved.
     pub offsets_reset: Counter,
+    /// What the counters were.
+    pub history: History,
+}
+
+impl Metrics {
+    /// The counters of which a history is kept.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            pulls_found: self.pulls_found.get(),
+            pulls_missed: self.pulls_missed.get(),
+        }
+    }
+
+    /// Notes the counters for rates. To be called every ten seconds or so.
+    pub fn sample(&self, now: Millis) {
+        self.history.sample(now, self.totals());
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Request code → handler, in one match.
 
+use gantry_proto::names::GroupName;
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Frame;
 use gantry_proto::remoting::header::{Command, OwnedCommand};
 
 use super::connection::Connection;
 use super::context::{Handled, Reply};
-use super::{pull, query, route, send, transaction};
+use super::{group, lock, member, offset, pull, query, route, send, status, topic, transaction};
 
 /// Handles one command. The hot ones are answered on the spot.
 pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
@@ -41,8 +42,20 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
     use RequestCode as Code;
     let (services, caller) = (&connection.services, &connection.caller);
     let (store, topics, routes) = (&*services.store, &*services.topics, &*services.routes);
+    let (groups, members, offsets) = (&*services.groups, &*services.members, &*services.offsets);
+    let (locks, broker) = (&*services.locks, services.config.node.name.as_str());
     let reply = match code {
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
+        Code::UpdateConsumerOffset => {
+            return offset::update_offset(&services.offsets, topics, groups, request);
+        }
+        Code::InvokeBrokerToResetOffset => {
+            return offset::reset_offset((&services.offsets, store), (topics, groups), broker, request);
+        }
+        Code::DeleteTopicInBroker => {
+            return topic::delete(topics, &services.offsets, &services.store, locks, request);
+        }
+        Code::DeleteSubscriptiongroup => return group::delete(groups, &services.offsets, locks, request),
         Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),
         Code::GetRouteinfoByTopic => route::get_route(routes, request, caller),
         Code::GetBrokerClusterInfo => route::get_cluster_info(routes, caller),
@@ -74,6 +87,38 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetMaxOffset => query::get_max_offset(store, topics, request),
         Code::GetMinOffset => query::get_min_offset(store, topics, request),
         Code::GetEarliestMsgStoretime => query::get_earliest_store_time(store, topics, request),
+        Code::QueryConsumerOffset => offset::query_offset(offsets, store, request),
+        Code::GetAllConsumerOffset => offset::all_offsets(offsets),
+        Code::GetAllDelayOffset => offset::delay_offsets(store),
+        Code::HeartBeat => {
+            let joined = |group: &GroupName| services.transactions.producer_came(group.as_str());
+            member::heartbeat((groups, topics, members), request, caller, joined)
+        }
+        Code::UnregisterClient => member::unregister(members, request),
+        Code::CheckClientConfig => member::check_client(request),
+        Code::GetConsumerListByGroup => member::consumer_ids(members, request),
+        Code::GetConsumerConnectionList => member::consumer_connections(members, request),
+        Code::GetProducerConnectionList => member::producer_connections(members, request),
+        Code::GetAllProducerInfo => member::all_producers(members),
+        Code::LockBatchMq => lock::lock(locks, broker, request),
+        Code::UnlockBatchMq => lock::unlock(locks, broker, request),
+        Code::UpdateAndCreateTopic => topic::declare(topics, request),
+        Code::UpdateAndCreateTopicList => topic::declare_all(topics, request),
+        Code::GetAllTopicConfig => topic::all(topics, request),
+        Code::GetTopicConfig => topic::get(topics, request),
+        Code::GetSystemTopicListFromBroker => topic::system_topics(topics),
+        Code::GetTopicStatsInfo => topic::stats(topics, store, broker, request),
+        Code::QueryTopicConsumeByWho => topic::consumers(members, offsets, request),
+        Code::UpdateAndCreateSubscriptiongroup => group::declare(groups, request),
+        Code::UpdateAndCreateSubscriptiongroupList => group::declare_all(groups, request),
+        Code::GetAllSubscriptiongroupConfig => group::all(groups, request),
+        Code::GetSubscriptiongroupConfig => group::get(groups, request),
+        Code::GetConsumeStats => group::stats((topics, members, offsets), store, broker, request),
+        Code::QueryTopicsByConsumer => group::topics_of(offsets, request),
+        Code::GetBrokerConfig => {
+            status::config(&services.config, topics.data_version(), services.broker_port)
+        }
+        Code::GetBrokerRuntimeInfo => status::runtime_info(store, &services.metrics, services.started_at),
         other => {
             let why = format!("request type {} is not supported by this version", other.code());
             Reply::refused(ResponseCode::RequestCodeNotSupported, why)

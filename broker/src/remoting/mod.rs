@@ -7,12 +7,18 @@
 mod connection;
 pub mod context;
 mod dispatch;
+mod group;
+mod lock;
+mod member;
+mod offset;
 mod outbound;
 mod pull;
 pub mod query;
 mod refusal;
 pub mod route;
 mod send;
+mod status;
+mod topic;
 mod transaction;
 
 use std::net::SocketAddr;

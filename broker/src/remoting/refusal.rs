@@ -2,7 +2,10 @@
 
 use gantry_proto::remoting::codes::ResponseCode;
 
+use super::context::{Reply, chain};
 use crate::deliver::retry::SendBackError;
+use crate::groups::offsets::CommitError;
+use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
 use crate::store::AppendError;
 use crate::topics::TopicError;
@@ -73,5 +76,73 @@ pub(super) fn retry(error: &SendBackError) -> ResponseCode {
         | SendBackError::NotDelivered { .. }
         | SendBackError::Queue(_)
         | SendBackError::Encode(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why an offset was not kept.
+fn commit(error: &CommitError) -> ResponseCode {
+    match error {
+        CommitError::BeyondEnd { .. } => ResponseCode::InvalidParameter,
+        CommitError::Full { .. } => ResponseCode::SystemBusy,
+        CommitError::Append(error) => append(error),
+        CommitError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
+        CommitError::Encode(_) | CommitError::StateQueue(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a group cannot be used.
+fn group(error: &GroupError) -> ResponseCode {
+    match error {
+        GroupError::Illegal { .. } => ResponseCode::InvalidParameter,
+        GroupError::NotExist(_) => ResponseCode::SubscriptionGroupNotExist,
+        GroupError::System(_) => ResponseCode::NoPermission,
+        GroupError::Full { .. } => ResponseCode::SystemBusy,
+        GroupError::Save(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a heartbeat was refused.
+fn heartbeat(error: &HeartbeatError) -> ResponseCode {
+    match error {
+        HeartbeatError::Group(error) => group(error),
+        HeartbeatError::RetryTopic(error) => topic(error),
+        HeartbeatError::Register(_) => ResponseCode::SystemBusy,
+        HeartbeatError::NoClientId | HeartbeatError::TooManyGroups { .. } => ResponseCode::InvalidParameter,
+    }
+}
+
+macro_rules! as_reply {
+    ($($error:ty => $code:ident,)+) => {
+        $(
+            impl From<$error> for Reply {
+                fn from(error: $error) -> Self {
+                    Self::refused($code(&error), chain(&error))
+                }
+            }
+        )+
+    };
+}
+
+as_reply! {
+    CommitError => commit,
+    GroupError => group,
+    HeartbeatError => heartbeat,
+    TopicError => topic,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Poisoned;
+
+    #[test]
+    fn a_refused_commit_says_whether_to_try_again() {
+        let code = |error: CommitError| Reply::from(error).code;
+        assert_eq!(code(CommitError::Full { max: 1 }), 2);
+        assert_eq!(code(CommitError::Append(AppendError::Behind { staged: 1, limit: 1 })), 2);
+        assert_eq!(code(CommitError::Poisoned(Poisoned(Arc::new(io::Error::other("broken"))))), 14);
     }
 }

@@ -1,0 +1,167 @@
+//! Consumer groups as operators see them: declare (200, 225), delete (207), list (201, 352), measure (208),
+//! and what they consume (343).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gantry_proto::ids::{Millis, QueueId, QueueOffset};
+use gantry_proto::names::{GroupName, TopicName};
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::group::{
+    SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable,
+};
+use gantry_proto::remoting::body::lists::TopicList;
+use gantry_proto::remoting::body::stats::{ConsumeStats, OffsetWrapper};
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::header::OwnedCommand;
+use gantry_proto::remoting::request::group::{
+    DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetAllSubscriptionGroupResponse,
+    GetConsumeStatsHeader, GroupHeader,
+};
+
+use super::context::{Handled, Reply, settle};
+use super::member::body_of;
+use super::offset::message_queue;
+use super::topic::page;
+use crate::groups::Groups;
+use crate::groups::locks::Locks;
+use crate::groups::members::Members;
+use crate::groups::offsets::{Key, Offsets};
+use crate::store::{Queue, Store};
+use crate::topics::Topics;
+
+/// Groups that one code 225 may declare.
+const DECLARED_MAX: usize = 10_000;
+
+/// Code 200.
+pub fn declare(groups: &Groups, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let config: SubscriptionGroupConfig = body_of(request)?;
+        groups.declare(config)?;
+        Ok(Reply::ok())
+    })
+}
+
+/// Code 225. Stops at the first group that is refused; those before it are declared.
+pub fn declare_all(groups: &Groups, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let body: SubscriptionGroupList = body_of(request)?;
+        let count = body.group_config_list.len();
+        if count > DECLARED_MAX {
+            let why = format!("{count} groups at once, the limit is {DECLARED_MAX}: declare fewer");
+            return Err(Reply::refused(ResponseCode::InvalidParameter, why));
+        }
+        for config in body.group_config_list {
+            groups.declare(config)?;
+        }
+        Ok(Reply::ok())
+    })
+}
+
+/// Code 207: the configuration, the locks, and on request the offsets.
+pub fn delete(groups: &Groups, offsets: &Arc<Offsets>, locks: &Locks, request: &OwnedCommand) -> Handled {
+    let header: DeleteSubscriptionGroupHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::from(error).into(),
+    };
+    if let Err(error) = groups.delete(&header.group_name) {
+        return Reply::from(error).into();
+    }
+    locks.remove_group(&header.group_name);
+    if !header.clean_offset {
+        return Reply::ok().into();
+    }
+    let (offsets, group) = (Arc::clone(offsets), GroupName::internal(&header.group_name));
+    Handled::later(
+        async move { offsets.remove_group(&group).await.map_or_else(Reply::from, |()| Reply::ok()) },
+    )
+}
+
+/// Code 201: all groups, or the page that the request names.
+pub fn all(groups: &Groups, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: GetAllSubscriptionGroupHeader = request.header()?;
+        let mut body: SubscriptionGroupTable = groups.table();
+        let all = std::mem::take(&mut body.subscription_group_table);
+        let total_group_num = Some(i32::try_from(all.len()).unwrap_or(i32::MAX));
+        body.subscription_group_table = page(all, header.group_seq, header.max_group_num).collect();
+        Ok(Reply::header(&GetAllSubscriptionGroupResponse { total_group_num }).with_body(body.to_json()))
+    })
+}
+
+/// Code 352. Creates the group, if that is allowed: Apache does so, and clients count on it.
+pub fn get(groups: &Groups, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: GroupHeader = request.header()?;
+        Ok(Reply::body(groups.get_or_create(&header.group)?.config.to_json()))
+    })
+}
+
+/// Code 343: topics in which the group has an offset.
+pub fn topics_of(offsets: &Offsets, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: GroupHeader = request.header()?;
+        let topic_list = offsets.topics_of_group(&header.group).iter().map(TopicName::to_string).collect();
+        Ok(Reply::body(TopicList { broker_addr: None, topic_list }.to_json()))
+    })
+}
+
+/// Code 208: how far the group is, queue by queue.
+pub fn stats(
+    (topics, members, offsets): (&Topics, &Members, &Offsets),
+    store: &Store,
+    broker: &str,
+    request: &OwnedCommand,
+) -> Reply {
+    settle(|| {
+        let header: GetConsumeStatsHeader = request.header()?;
+        let group = GroupName::internal(&header.consumer_group);
+        let mut body = ConsumeStats::default();
+        for name in measured(members, offsets, &header) {
+            let Some(topic) = topics.get(name.as_str()) else { continue };
+            for queue in (0..topic.read_queues()).map(QueueId::new) {
+                let key = Key { group: group.clone(), topic: name.clone(), queue };
+                let wrapper = standing(offsets, store, &key);
+                body.offset_table.insert(message_queue(broker, &key), wrapper);
+            }
+        }
+        Ok(Reply::body(body.to_json()))
+    })
+}
+
+/// Topics that the request names; else those with an offset that an online group still subscribes to.
+fn measured(members: &Members, offsets: &Offsets, header: &GetConsumeStatsHeader) -> BTreeSet<TopicName> {
+    let listed = header.topic_list.as_deref().unwrap_or_default().split(';');
+    let named: BTreeSet<_> = listed
+        .chain(header.topic.as_deref())
+        .filter(|name| !name.is_empty())
+        .map(TopicName::internal)
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let group = header.consumer_group.as_str();
+    let online = members.is_online(group);
+    let known = offsets.topics_of_group(group).into_iter();
+    known.filter(|topic| !online || members.subscription(group, topic.as_str()).is_some()).collect()
+}
+
+fn standing(offsets: &Offsets, store: &Store, key: &Key) -> OffsetWrapper {
+    let queue = store.find_queue(key.topic.as_str(), key.queue);
+    let at = offsets.get(key.group.as_str(), key.topic.as_str(), key.queue).unwrap_or_default();
+    OffsetWrapper {
+        broker_offset: queue.as_ref().map_or(0, |queue| queue.max().to_wire()),
+        consumer_offset: at.to_wire(),
+        last_timestamp: queue.and_then(|queue| last_consumed(store, &queue, at)).map_or(0, Millis::get),
+        pull_offset: at.to_wire(),
+    }
+}
+
+/// When the last message that the group consumed was stored.
+fn last_consumed(store: &Store, queue: &Queue, at: QueueOffset) -> Option<Millis> {
+    store.store_time(&queue.entry(QueueOffset::new(at.get().checked_sub(1)?))?)
+}
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+//! Who is in a group: heartbeats (34), leaving (35), subscriptions that can be served (46), and lists of
+//! members (38, 203, 204, 328).
+
+use std::sync::Arc;
+
+use gantry_proto::names::GroupName;
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::connection::{
+    Connection, ConsumerConnection, ConsumerIdList, ProducerConnection, ProducerInfo, ProducerTableInfo,
+};
+use gantry_proto::remoting::body::heartbeat::{CheckClientRequestBody, HeartbeatData};
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::header::OwnedCommand;
+use gantry_proto::remoting::request::member::{
+    ConsumerGroupHeader, HeartbeatResponse, ProducerGroupHeader, UnregisterClientHeader,
+};
+
+use super::context::{Caller, Reply, settle, short};
+use crate::groups::Groups;
+use crate::groups::members::{Change, Member, Members, Peer};
+use crate::topics::Topics;
+
+/// The JSON body of a request.
+pub(super) fn body_of<B: Body>(request: &OwnedCommand) -> Result<B, Reply> {
+    B::from_json(&request.body).map_err(|error| {
+        Reply::refused(ResponseCode::SystemError, format!("the body cannot be read: {error}"))
+    })
+}
+
+/// Code 34. `joined` hears of each producer group that the client
+/// joined with this.
+pub fn heartbeat(
+    (groups, topics, members): (&Groups, &Topics, &Members),
+    request: &OwnedCommand,
+    caller: &Caller,
+    joined: impl Fn(&GroupName),
+) -> Reply {
+    settle(|| {
+        let data: HeartbeatData = body_of(request)?;
+        let speaks = (caller.language, caller.version);
+        let peer =
+            Peer::new(caller.connection, caller.remote, &data.client_id, speaks, caller.outbox.clone());
+        let beat = groups.heartbeat(topics, members, &data, &Arc::new(peer))?;
+        beat.producers_joined.iter().for_each(joined);
+        // A beat without subscriptions that changes something comes from a client that is not known here
+        // (any more): it shall say everything.
+        let is_sub_change = Some(data.without_sub && beat.change == Change::Yes);
+        Ok(Reply::header(&HeartbeatResponse { is_support_heart_beat_v2: true, is_sub_change }))
+    })
+}
+
+/// Code 35.
+pub fn unregister(members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: UnregisterClientHeader = request.header()?;
+        let named = |group: &Option<String>| group.clone().filter(|group| !group.is_empty());
+        let (producer, consumer) = (named(&header.producer_group), named(&header.consumer_group));
+        members.unregister(&header.client_id, producer.as_deref(), consumer.as_deref());
+        Ok(Reply::ok())
+    })
+}
+
+/// Code 46: can the broker evaluate this subscription? Only tags are evaluated in this version.
+pub fn check_client(request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let body: CheckClientRequestBody = body_of(request)?;
+        match body.subscription_data.expression_type.as_str() {
+            "" | "TAG" => Ok(Reply::ok()),
+            other => Err(Reply::refused(
+                ResponseCode::SystemError,
+                format!("filters of type {} are not supported by this version: filter by tags", short(other)),
+            )),
+        }
+    })
+}
+
+/// Code 38.
+pub fn consumer_ids(members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: ConsumerGroupHeader = request.header()?;
+        let ids = members.consumers_of(&header.consumer_group);
+        if ids.is_empty() {
+            let why = format!("no consumer of group {} is online", short(&header.consumer_group));
+            return Err(Reply::refused(ResponseCode::SystemError, why));
+        }
+        let consumer_id_list = ids.iter().map(ToString::to_string).collect();
+        Ok(Reply::body(ConsumerIdList { consumer_id_list }.to_json()))
+    })
+}
+
+/// Code 203.
+pub fn consumer_connections(members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: ConsumerGroupHeader = request.header()?;
+        let group = members.consumer_group(&header.consumer_group).ok_or_else(|| {
+            let why = format!("no consumer of group {} is online", short(&header.consumer_group));
+            Reply::refused(ResponseCode::ConsumerNotOnline, why)
+        })?;
+        let subscription_table =
+            group.subscriptions.iter().map(|(topic, data)| (topic.to_string(), (**data).clone())).collect();
+        let body = ConsumerConnection {
+            connection_set: group.members.iter().map(connection).collect(),
+            consume_from_where: Some(group.consumption.from_where),
+            consume_type: Some(group.consumption.consume_type),
+            message_model: Some(group.consumption.model),
+            subscription_table,
+        };
+        Ok(Reply::body(body.to_json()))
+    })
+}
+
+/// Code 204.
+pub fn producer_connections(members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: ProducerGroupHeader = request.header()?;
+        let producers = members.producers_of(&header.producer_group);
+        if producers.is_empty() {
+            let why = format!("no producer of group {} is online", short(&header.producer_group));
+            return Err(Reply::refused(ResponseCode::SystemError, why));
+        }
+        let connection_set = producers.iter().map(connection).collect();
+        Ok(Reply::body(ProducerConnection { connection_set }.to_json()))
+    })
+}
+
+/// Code 328.
+pub fn all_producers(members: &Members) -> Reply {
+    let info = |member: Member| ProducerInfo {
+        client_id: member.peer.client_id.to_string(),
+        language: member.peer.language,
+        last_update_timestamp: member.seen.get(),
+        remote_ip: member.peer.address.to_string(),
+        version: member.peer.version,
+    };
+    let all = members.all_producers().into_iter();
+    let data =
+        all.map(|(group, members)| (group.to_string(), members.into_iter().map(info).collect())).collect();
+    Reply::body(ProducerTableInfo { data }.to_json())
+}
+
+fn connection(member: &Member) -> Connection {
+    Connection {
+        client_addr: member.peer.address.to_string(),
+        client_id: member.peer.client_id.to_string(),
+        language: member.peer.language,
+        version: member.peer.version,
+    }
+}
+
+#[cfg(test)]
+#[path = "member_tests.rs"]
+mod tests;

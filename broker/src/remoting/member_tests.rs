@@ -1,0 +1,139 @@
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use gantry_proto::remoting::body::heartbeat::{ConsumerData, ProducerData, SubscriptionData};
+use gantry_proto::remoting::codes::Language;
+use gantry_proto::remoting::header::ExtWrite;
+
+use super::*;
+use crate::fixture::World;
+
+fn request(header: &impl ExtWrite) -> OwnedCommand {
+    OwnedCommand::request(0, header)
+}
+
+fn caller() -> Caller {
+    let address = |port| SocketAddr::from(([192, 0, 2, 7], port));
+    Caller {
+        connection: 5,
+        remote: address(51234),
+        local: address(10911),
+        language: Language::Java,
+        version: 513,
+        outbox: Peer::outbox().0,
+    }
+}
+
+fn beat(world: &World, data: &HeartbeatData) -> (Reply, Vec<String>) {
+    let joined = RefCell::new(Vec::new());
+    let reply = heartbeat(
+        (&world.groups, &world.topics, &world.members),
+        &OwnedCommand::request(34, &()).body(data.to_json()),
+        &caller(),
+        |group| joined.borrow_mut().push(group.to_string()),
+    );
+    (reply, joined.into_inner())
+}
+
+fn data() -> HeartbeatData {
+    let subscription =
+        SubscriptionData { topic: "T".to_owned(), sub_string: "*".to_owned(), ..SubscriptionData::default() };
+    HeartbeatData {
+        client_id: "192.0.2.7@4242#1".to_owned(),
+        consumer_data_set: vec![ConsumerData {
+            group_name: "cg".to_owned(),
+            subscription_data_set: vec![subscription],
+            ..ConsumerData::default()
+        }],
+        producer_data_set: vec![ProducerData { group_name: "pg".to_owned() }],
+        ..HeartbeatData::default()
+    }
+}
+
+fn of_group(group: &str) -> OwnedCommand {
+    request(&ConsumerGroupHeader { consumer_group: group.to_owned(), broker_name: None })
+}
+
+fn of_producers(group: &str) -> OwnedCommand {
+    request(&ProducerGroupHeader { producer_group: group.to_owned() })
+}
+
+fn text(reply: &Reply) -> &str {
+    std::str::from_utf8(&reply.body).unwrap()
+}
+
+#[test]
+fn a_heartbeat_registers_the_client_and_is_seen_by_tools() {
+    let world = World::new();
+    let (reply, joined) = beat(&world, &data());
+    assert_eq!((reply.code, reply.ext.get("IS_SUPPORT_HEART_BEAT_V2")), (0, Some("true")));
+    assert_eq!((reply.ext.get("IS_SUB_CHANGE"), joined.as_slice()), (Some("false"), &["pg".to_owned()][..]));
+    assert_eq!(beat(&world, &data()).1, Vec::<String>::new());
+    assert_eq!(
+        text(&consumer_ids(&world.members, &of_group("cg"))),
+        r#"{"consumerIdList":["192.0.2.7@4242#1"]}"#
+    );
+    let connection =
+        r#"{"clientAddr":"192.0.2.7:51234","clientId":"192.0.2.7@4242#1","language":"JAVA","version":513}"#;
+    let connections = consumer_connections(&world.members, &of_group("cg"));
+    let connections = text(&connections);
+    assert!(connections.starts_with(&format!("{{\"connectionSet\":[{connection}],")), "{connections}");
+    assert!(connections.contains("\"subscriptionTable\":{\"T\":{"), "{connections}");
+    let producers = producer_connections(&world.members, &of_producers("pg"));
+    assert_eq!(text(&producers), format!("{{\"connectionSet\":[{connection}]}}"));
+    let all = all_producers(&world.members);
+    assert!(text(&all).starts_with(r#"{"data":{"pg":[{"clientId":"192.0.2.7@4242#1","language":"JAVA","#));
+}
+
+#[test]
+fn a_client_that_leaves_is_gone() {
+    let world = World::new();
+    beat(&world, &data());
+    let header = UnregisterClientHeader {
+        client_id: "192.0.2.7@4242#1".to_owned(),
+        producer_group: Some("pg".to_owned()),
+        consumer_group: Some("cg".to_owned()),
+    };
+    assert_eq!(unregister(&world.members, &request(&header)).code, 0);
+    assert_eq!(consumer_ids(&world.members, &of_group("cg")).code, 1);
+    assert_eq!(consumer_connections(&world.members, &of_group("cg")).code, 206);
+    assert_eq!(producer_connections(&world.members, &of_producers("pg")).code, 1);
+}
+
+#[test]
+fn a_beat_without_subscriptions_from_a_stranger_asks_for_all() {
+    let world = World::new();
+    let mut short = HeartbeatData { without_sub: true, heartbeat_fingerprint: 7, ..data() };
+    short.consumer_data_set[0].subscription_data_set.clear();
+    assert_eq!(beat(&world, &short).0.ext.get("IS_SUB_CHANGE"), Some("true"));
+    beat(&world, &data());
+    assert_eq!(beat(&world, &short).0.ext.get("IS_SUB_CHANGE"), Some("false"));
+    assert!(world.members.subscription("cg", "T").is_some());
+}
+
+#[test]
+fn wrong_heartbeats_are_refused() {
+    let world = World::new();
+    assert_eq!(beat(&world, &HeartbeatData { client_id: String::new(), ..data() }).0.code, 29);
+    let mut bad = data();
+    bad.consumer_data_set[0].group_name = "a b".to_owned();
+    assert_eq!(beat(&world, &bad).0.code, 29);
+    let garbage = OwnedCommand::request(34, &()).body("{\"clientID\":");
+    let services = (&*world.groups, &*world.topics, &*world.members);
+    assert_eq!(heartbeat(services, &garbage, &caller(), |_| ()).code, 1);
+}
+
+#[test]
+fn only_tags_can_be_filtered() {
+    let check = |expression_type: &str| {
+        let body = CheckClientRequestBody {
+            subscription_data: SubscriptionData {
+                expression_type: expression_type.to_owned(),
+                ..SubscriptionData::default()
+            },
+            ..CheckClientRequestBody::default()
+        };
+        check_client(&OwnedCommand::request(46, &()).body(body.to_json())).code
+    };
+    assert_eq!((check("TAG"), check("SQL92")), (0, 1));
+}

@@ -1,0 +1,219 @@
+//! Where groups stand: one queue's offset (14, 15), all of them (43, 45), and resets by operators (222).
+
+use std::sync::Arc;
+
+use gantry_proto::ids::{Millis, QueueId, QueueOffset};
+use gantry_proto::names::GroupName;
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::offsets::{DelayOffsets, ResetOffsetBody, ResetOffsetBodyForC};
+use gantry_proto::remoting::body::queues::MessageQueue;
+use gantry_proto::remoting::codes::{Language, ResponseCode};
+use gantry_proto::remoting::header::{FLAG_ONEWAY, OwnedCommand};
+use gantry_proto::remoting::request::offset::{
+    OffsetResponse, QueryConsumerOffsetHeader, ResetOffsetHeader, UpdateConsumerOffsetHeader,
+};
+
+use super::context::{Handled, Reply, settle, short};
+use crate::groups::Groups;
+use crate::groups::offsets::{Key, Offsets};
+use crate::store::layout::load_json;
+use crate::store::{Queue, Store};
+use crate::topics::{Topic, Topics};
+
+/// A queue whose first message is less than this behind the end of the log is taken for new: a group that
+/// comes to it starts with that message, whatever it says of where to start.
+const NEW_QUEUE_BYTES: u64 = 1 << 30;
+
+/// Code 14.
+pub fn query_offset(offsets: &Offsets, store: &Store, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: QueryConsumerOffsetHeader<'_> = request.header()?;
+        let queue = queue_id(header.queue_id)?;
+        let known = offsets.get(header.consumer_group, header.topic, queue);
+        let zero = || {
+            let wanted = header.set_zero_if_not_found != Some(false);
+            (wanted && is_new(store, store.find_queue(header.topic, queue).as_deref()))
+                .then_some(QueueOffset::ZERO)
+        };
+        match known.or_else(zero) {
+            Some(offset) => Ok(Reply::header(&OffsetResponse { offset: offset.to_wire() })),
+            None => Err(Reply::refused(
+                ResponseCode::QueryNotFound,
+                format!(
+                    "group {} has no offset in {} queue {queue}: start where the group's configuration says",
+                    short(header.consumer_group),
+                    short(header.topic)
+                ),
+            )),
+        }
+    })
+}
+
+/// Whether nothing of the queue is gone and it is young.
+fn is_new(store: &Store, queue: Option<&Queue>) -> bool {
+    let Some(queue) = queue else { return true };
+    if queue.min() > QueueOffset::ZERO {
+        return false;
+    }
+    let first = queue.entry(QueueOffset::ZERO);
+    first.is_none_or(|first| store.max_offset().since(first.phy) < NEW_QUEUE_BYTES)
+}
+
+/// Code 15. One-way, the offset is noted and logged within a second; with an answer, it is kept before that.
+pub fn update_offset(
+    offsets: &Arc<Offsets>,
+    topics: &Topics,
+    groups: &Groups,
+    request: &OwnedCommand,
+) -> Handled {
+    let (key, offset) = match committed(topics, groups, request) {
+        Ok(committed) => committed,
+        Err(refused) => return refused.into(),
+    };
+    if request.flag & FLAG_ONEWAY != 0 {
+        return offsets.note(key, offset).map_or_else(Reply::from, |()| Reply::ok()).into();
+    }
+    let offsets = Arc::clone(offsets);
+    Handled::later(
+        async move { offsets.commit(key, offset).await.map_or_else(Reply::from, |()| Reply::ok()) },
+    )
+}
+
+fn committed(topics: &Topics, groups: &Groups, request: &OwnedCommand) -> Result<(Key, QueueOffset), Reply> {
+    let header: UpdateConsumerOffsetHeader<'_> = request.header()?;
+    let group = known_group(groups, header.consumer_group)?;
+    let topic = known_topic(topics, header.topic)?;
+    let offset = header.commit_offset.and_then(QueueOffset::from_wire).ok_or_else(|| {
+        Reply::refused(
+            ResponseCode::InvalidParameter,
+            "commitOffset is missing or below 0: commit what was consumed",
+        )
+    })?;
+    let key = Key { group, topic: topic.name.clone(), queue: queue_id(header.queue_id)? };
+    Ok((key, offset))
+}
+
+/// Code 222. The offsets are kept on the answer; consumers are told by their next pull.
+pub fn reset_offset(
+    (offsets, store): (&Arc<Offsets>, &Store),
+    (topics, groups): (&Topics, &Groups),
+    broker: &str,
+    request: &OwnedCommand,
+) -> Handled {
+    let resets = match resets(offsets, store, (topics, groups), request) {
+        Ok(resets) => resets,
+        Err(refused) => return refused.into(),
+    };
+    let offset_of = |(key, offset): &(Key, QueueOffset)| (message_queue(broker, key), offset.to_wire());
+    let body = ResetOffsetBody { offset_table: resets.iter().map(offset_of).collect() };
+    let body = match request.language {
+        Language::Cpp => ResetOffsetBodyForC::from(&body).to_json(),
+        _ => body.to_json(),
+    };
+    let offsets = Arc::clone(offsets);
+    Handled::later(
+        async move { offsets.reset(resets).await.map_or_else(Reply::from, |()| Reply::body(body)) },
+    )
+}
+
+fn resets(
+    offsets: &Offsets,
+    store: &Store,
+    (topics, groups): (&Topics, &Groups),
+    request: &OwnedCommand,
+) -> Result<Vec<(Key, QueueOffset)>, Reply> {
+    let header: ResetOffsetHeader = request.header()?;
+    let group = known_group(groups, &header.group)?;
+    let topic = known_topic(topics, &header.topic)?;
+    let queues = match header.queue_id.and_then(QueueId::from_wire) {
+        Some(queue) if queue.get() >= topic.read_queues() => {
+            return Err(Reply::refused(
+                ResponseCode::InvalidParameter,
+                format!("topic {} has {} queues, not one numbered {queue}", topic.name, topic.read_queues()),
+            ));
+        }
+        Some(queue) => queue.get()..queue.get() + 1,
+        None => 0..topic.read_queues(),
+    };
+    let mut resets = Vec::new();
+    for queue in queues.map(QueueId::new) {
+        let to = target(store, store.find_queue(topic.name.as_str(), queue).as_deref(), &header)?;
+        let behind = offsets.get(group.as_str(), topic.name.as_str(), queue).is_none_or(|at| at <= to);
+        // Without force a group is only sent back, never over messages that it has not seen.
+        if header.is_force || !behind {
+            resets.push((Key { group: group.clone(), topic: topic.name.clone(), queue }, to));
+        }
+    }
+    Ok(resets)
+}
+
+/// Where a reset sends the group in one queue: always between the queue's ends.
+fn target(store: &Store, queue: Option<&Queue>, header: &ResetOffsetHeader) -> Result<QueueOffset, Reply> {
+    let Some(queue) = queue else { return Ok(QueueOffset::ZERO) };
+    let to = match header.offset.and_then(QueueOffset::from_wire) {
+        Some(offset) => offset,
+        None if header.timestamp < 0 => queue.max(),
+        None => store.find_by_time(queue, Millis::new(header.timestamp)).map_err(|error| {
+            Reply::refused(ResponseCode::SystemError, format!("cannot read the queue: {error}"))
+        })?,
+    };
+    Ok(to.max(queue.min()).min(queue.max()))
+}
+
+/// Code 43: all offsets, as `consumerOffset.json` has them.
+pub fn all_offsets(offsets: &Offsets) -> Reply {
+    Reply::body(offsets.to_json())
+}
+
+/// Code 45: `delayOffset.json`, as it was written last.
+pub fn delay_offsets(store: &Store) -> Reply {
+    match read_delay_offsets(store) {
+        Ok(offsets) => Reply::body(offsets.to_json()),
+        Err(error) => {
+            Reply::refused(ResponseCode::SystemError, format!("cannot read delayOffset.json: {error}"))
+        }
+    }
+}
+
+/// Where delivery stands in each delay level, as it was written last.
+pub(super) fn read_delay_offsets(store: &Store) -> std::io::Result<DelayOffsets> {
+    let path = store.layout().config().join("delayOffset.json");
+    let read = load_json(&path, |bytes| DelayOffsets::from_json(bytes).ok())?;
+    Ok(read.unwrap_or_default())
+}
+
+/// A queue in the form of bodies.
+pub(super) fn message_queue(broker: &str, key: &Key) -> MessageQueue {
+    MessageQueue {
+        broker_name: broker.to_owned(),
+        queue_id: key.queue.to_wire(),
+        topic: key.topic.to_string(),
+    }
+}
+
+pub(super) fn queue_id(raw: i32) -> Result<QueueId, Reply> {
+    QueueId::from_wire(raw).ok_or_else(|| {
+        Reply::refused(ResponseCode::InvalidParameter, format!("there is no queue {raw}: name one from 0 on"))
+    })
+}
+
+pub(super) fn known_topic(topics: &Topics, name: &str) -> Result<Arc<Topic>, Reply> {
+    topics.get(name).ok_or_else(|| {
+        Reply::refused(
+            ResponseCode::TopicNotExist,
+            format!("topic {} does not exist: create it first", short(name)),
+        )
+    })
+}
+
+pub(super) fn known_group(groups: &Groups, name: &str) -> Result<GroupName, Reply> {
+    groups.get(name).map(|group| group.name.clone()).ok_or_else(|| {
+        let why =
+            format!("group {} does not exist: create it, or let its consumers connect first", short(name));
+        Reply::refused(ResponseCode::SubscriptionGroupNotExist, why)
+    })
+}
+
+#[cfg(test)]
+#[path = "offset_tests.rs"]
+mod tests;
