@@ -499,15 +499,17 @@ impl Store {
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
         let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
-        let flushed = self.log.flush().map_err(stopped)?;
         let (at, store_at) = self.dispatcher.flush()?;
+        // After the projections: what they have applied must not be more than what the disk has.
+        let flushed = self.log.flush().map_err(stopped)?;
+        let durable = at.min(flushed);
         let mut projections: BTreeMap<String, u64> = self
             .dispatcher
             .positions()
             .into_iter()
-            .map(|(name, position)| (name.to_owned(), position.get().min(at.get())))
+            .map(|(name, position)| (name.to_owned(), position.min(durable).get()))
             .collect();
-        projections.insert("queues".to_owned(), at.get());
+        projections.insert("queues".to_owned(), durable.get());
         let positions = Positions { format: checkpoint::FORMAT, flushed: flushed.get(), projections };
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved.as_ref() == Some(&positions) {
@@ -517,7 +519,7 @@ impl Store {
             physic_msg_time: store_at,
             logics_msg_time: store_at,
             index_msg_time: Millis::ZERO,
-            logics_phy: at,
+            logics_phy: durable,
         };
         checkpoint::save(self.disk.as_ref(), &self.layout, &positions, &peer)?;
         *saved = Some(positions);
