@@ -48,7 +48,7 @@ mod retry;
 mod routes;
 mod transaction;
 
-pub use admin::Admin;
+pub use admin::{Admin, EndedTransaction, TransactionKind};
 pub use batch::BatchError;
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

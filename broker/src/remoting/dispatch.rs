@@ -57,6 +57,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         }
         Code::DeleteSubscriptiongroup => return group::delete(groups, &services.offsets, locks, request),
         Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),
+        Code::ListTransactions => return transaction::handle_list(services, request, caller),
+        Code::EndTransactionByOperator => return transaction::handle_operator_end(services, request, caller),
         Code::GetRouteinfoByTopic => route::get_route(routes, request, caller),
         Code::GetBrokerClusterInfo => route::get_cluster_info(routes, caller),
         Code::GetBrokerMemberGroup => route::get_member_group(routes, request, caller),

@@ -9,7 +9,7 @@ use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
 use crate::store::AppendError;
 use crate::topics::TopicError;
-use crate::transaction::{BeginError, EndError};
+use crate::transaction::{BeginError, EndError, OperatorError, RedriveError};
 
 /// Codes on which official clients back off and try again are given for what passes by itself.
 pub(super) fn append(error: &AppendError) -> ResponseCode {
@@ -49,6 +49,19 @@ pub(super) fn end(error: &EndError) -> ResponseCode {
         | EndError::WrongGroup { .. }
         | EndError::WrongOffset { .. }
         | EndError::Store(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why an operator's request about a transaction was refused.
+pub(super) fn operator(error: &OperatorError) -> ResponseCode {
+    match error {
+        OperatorError::Unknown(_) => ResponseCode::QueryNotFound,
+        OperatorError::End(error) => end(error),
+        OperatorError::Redrive(RedriveError::Already { .. } | RedriveError::Open { .. }) => {
+            ResponseCode::IllegalOperation
+        }
+        OperatorError::Redrive(RedriveError::Poisoned(_)) => ResponseCode::ServiceNotAvailable,
+        OperatorError::Redrive(RedriveError::Store(_)) => ResponseCode::SystemError,
     }
 }
 

@@ -1,21 +1,32 @@
-//! Ends of transactions: code 37; and 323, checking a parked half again.
+//! Ends of transactions: code 37; and what operators ask: 323, checking a parked half again, 60001 and 60002,
+//! listing and ending.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gantry_proto::ids::{PhyOffset, QueueOffset};
+use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
 use gantry_proto::names::GroupName;
+use gantry_proto::record::OffsetMsgId;
+use gantry_proto::remoting::body::Body as _;
+use gantry_proto::remoting::body::transaction::{TransactionInfo, TransactionList, TransactionState};
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::Serialize;
 use gantry_proto::remoting::header::{Command, Head, OwnedCommand};
 use gantry_proto::remoting::request::Header as _;
 use gantry_proto::remoting::request::transaction::{
-    EndTransactionHeader, ResumeCheckHalfMessageHeader, outcome,
+    EndTransactionByOperatorHeader, EndTransactionByOperatorResponse, EndTransactionHeader,
+    ListTransactionsHeader, ResumeCheckHalfMessageHeader, outcome,
 };
 
 use super::connection::Connection;
 use super::context::{Caller, Handled, Reply, Services, chain};
 use super::refusal;
-use crate::transaction::{EndError, EndRequest, EndSource, Ended, Outcome, Resolution};
+use crate::transaction::{
+    EndError, EndRequest, EndSource, Ended, Listed, Outcome, Parked, Resolution, State, Transactions,
+};
+
+/// Most transactions of one list.
+const LIST_MAX: usize = 10_000;
 
 /// The end of one transaction, as it came; ends of one read are stored together.
 #[derive(Debug)]
@@ -153,7 +164,118 @@ pub(super) fn handle_resume(services: &Arc<Services>, request: &OwnedCommand, _:
     Handled::later(async move {
         match services.transactions.redrive(&msg_id).await {
             Ok(_) => Reply::ok(),
-            Err(error) => Reply::refused(ResponseCode::SystemError, chain(&error)),
+            Err(error) => Reply::refused(refusal::operator(&error), chain(&error)),
         }
     })
+}
+
+/// Code 60001: the open transactions, or the expired ones.
+pub(super) fn handle_list(services: &Arc<Services>, request: &OwnedCommand, caller: &Caller) -> Handled {
+    let header: ListTransactionsHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::from(error).into(),
+    };
+    let limit = header.max_num.and_then(|max| usize::try_from(max).ok()).unwrap_or(LIST_MAX).min(LIST_MAX);
+    let (services, host) = (Arc::clone(services), caller.local);
+    Handled::later(async move {
+        let group = header.producer_group;
+        // Parked ones are read from the log, which may mean from the disk.
+        let listing = tokio::task::spawn_blocking(move || {
+            list(&services.transactions, group.as_deref(), header.expired == Some(true), limit, host)
+        });
+        match listing.await {
+            Ok(transactions) => Reply::body(TransactionList { transactions }.to_json()),
+            Err(error) => {
+                Reply::refused(ResponseCode::SystemError, format!("listing was cut off, try again: {error}"))
+            }
+        }
+    })
+}
+
+fn list(
+    transactions: &Transactions,
+    group: Option<&str>,
+    expired: bool,
+    limit: usize,
+    host: SocketAddr,
+) -> Vec<TransactionInfo> {
+    if expired {
+        transactions.list_parked(group, limit).into_iter().map(parked_info).collect()
+    } else {
+        transactions.list(group, limit).into_iter().map(|listed| open_info(listed, host)).collect()
+    }
+}
+
+fn open_info(Listed { half, state, next_check }: Listed, host: SocketAddr) -> TransactionInfo {
+    TransactionInfo {
+        transaction_id: half.key.to_string(),
+        offset_msg_id: OffsetMsgId::new(host, half.at).to_string(),
+        state: match state {
+            State::Open => TransactionState::Open,
+            State::Ending(_) => TransactionState::Ending,
+        },
+        producer_group: half.group.as_str().to_owned(),
+        topic: half.topic.as_str().to_owned(),
+        born_timestamp: half.born.get(),
+        store_timestamp: half.stored.get(),
+        checks: i64::from(half.checks),
+        next_check_timestamp: next_check.map(Millis::get),
+    }
+}
+
+fn parked_info(parked: Parked) -> TransactionInfo {
+    TransactionInfo {
+        transaction_id: parked.key,
+        offset_msg_id: parked.msg_id,
+        state: match parked.redriven {
+            None => TransactionState::Expired,
+            Some(_) => TransactionState::Redriven,
+        },
+        producer_group: parked.group.as_str().to_owned(),
+        topic: parked.topic,
+        born_timestamp: parked.born.get(),
+        store_timestamp: parked.parked.get(),
+        checks: 0,
+        next_check_timestamp: None,
+    }
+}
+
+/// Code 60002: an operator ends a transaction.
+pub(super) fn handle_operator_end(services: &Arc<Services>, request: &OwnedCommand, _: &Caller) -> Handled {
+    let header: EndTransactionByOperatorHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::from(error).into(),
+    };
+    let resolution = match header.commit_or_rollback {
+        outcome::COMMIT => Resolution::Commit,
+        outcome::ROLLBACK => Resolution::Rollback,
+        other => {
+            let why = format!("commitOrRollback is {other}, expected 8 (commit) or 12 (rollback)");
+            return Reply::refused(ResponseCode::InvalidParameter, why).into();
+        }
+    };
+    let services = Arc::clone(services);
+    Handled::later(async move {
+        match services.transactions.decide(&header.msg_id, resolution).await {
+            Ok(ended) => {
+                tracing::info!(id = header.msg_id, ?resolution, ?ended, "an operator ended a transaction");
+                Reply::header(&stands(ended))
+            }
+            Err(error) => Reply::refused(refusal::operator(&error), chain(&error)),
+        }
+    })
+}
+
+fn stands(ended: Ended) -> EndTransactionByOperatorResponse {
+    let (how, changed) = match ended {
+        Ended::Now(outcome) => (Some(outcome), true),
+        Ended::Before(outcome) => (outcome, false),
+        Ended::Underway(outcome) => (Some(outcome), false),
+    };
+    let commit_or_rollback = match how {
+        Some(Outcome::Committed) => outcome::COMMIT,
+        Some(Outcome::RolledBack) => outcome::ROLLBACK,
+        Some(Outcome::Expired) | None => outcome::UNKNOWN,
+    };
+    EndTransactionByOperatorResponse { commit_or_rollback, changed: Some(changed) }
 }

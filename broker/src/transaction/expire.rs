@@ -114,9 +114,13 @@ impl Transactions {
         Ok(())
     }
 
-    /// Parked halves, newest first, at most `limit`.
-    pub fn list_parked(&self, limit: usize) -> Vec<Parked> {
-        self.parked_entries().filter_map(|entry| self.read_parked(entry.phy)).take(limit).collect()
+    /// Parked halves, newest first, at most `limit`, of one producer group if given. Reads them from the log.
+    pub fn list_parked(&self, group: Option<&str>, limit: usize) -> Vec<Parked> {
+        self.parked_entries()
+            .filter_map(|entry| self.read_parked(entry.phy))
+            .filter(|parked| group.is_none_or(|group| parked.group == *group))
+            .take(limit)
+            .collect()
     }
 
     /// Puts the parked half with this offset message id or transaction id back into the half topic, its

@@ -480,7 +480,7 @@ async fn without_a_member_nothing_counts_until_one_comes() {
     broker.transactions.round();
     broker.dispatched().await;
     assert!(broker.open_keys().is_empty());
-    assert_eq!(broker.transactions.list_parked(10).len(), 1);
+    assert_eq!(broker.transactions.list_parked(None, 10).len(), 1);
 }
 
 #[tokio::test]
@@ -504,7 +504,7 @@ async fn parked_halves_are_listed_put_back_once_and_ended() {
     broker.clock.advance(73 * 3_600_000);
     broker.transactions.round();
     broker.dispatched().await;
-    let parked = broker.transactions.list_parked(10);
+    let parked = broker.transactions.list_parked(None, 10);
     assert_eq!(parked.iter().map(|parked| parked.key.as_str()).collect::<Vec<_>>(), ["two", "one"]);
     assert_eq!((parked[1].topic.as_str(), parked[1].group.as_str()), ("orders", "producers"));
 
@@ -634,7 +634,8 @@ async fn the_store_that_apache_wrote_has_one_open_half() {
         assert_eq!((half.queue_offset.get(), half.at.get(), half.checks), (13, 23_884, 0));
         assert_eq!((half.group.as_str(), half.topic.as_str()), ("pg_tx", "VecTrans"));
         assert_eq!(&*half.key, "FD0000000000000000000000000000021A4030946E0968FADE380001");
-        let parked: Vec<_> = transactions.list_parked(10).iter().map(|parked| parked.at.get()).collect();
+        let parked: Vec<_> =
+            transactions.list_parked(None, 10).iter().map(|parked| parked.at.get()).collect();
         assert_eq!(parked, [22_760, 20_984, 18_063]);
         let id = OffsetMsgId::new(SocketAddr::from(([127, 0, 0, 1], 21_911)), half.at).to_string();
         let ended = transactions.decide(&id, Resolution::Commit).await.expect("ended");

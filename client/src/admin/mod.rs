@@ -3,6 +3,7 @@
 mod groups;
 mod messages;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use gantry_proto::remoting::header::{ExtWrite, OwnedCommand};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Link;
+
+pub use transactions::{EndedTransaction, TransactionKind};
 
 /// Operations on topics, groups, offsets and stored messages.
 #[derive(Clone, Debug)]

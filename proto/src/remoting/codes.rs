@@ -199,6 +199,9 @@ codes! {
         AuthGetAcl = 3009 "AUTH_GET_ACL",
         AuthListAcl = 3010 "AUTH_LIST_ACL",
         SwitchTimerEngine = 5001 "SWITCH_TIMER_ENGINE",
+        // Gantry's own, in a range that RocketMQ does not use: Apache's brokers refuse them as not supported.
+        ListTransactions = 60_001 "LIST_TRANSACTIONS",
+        EndTransactionByOperator = 60_002 "END_TRANSACTION_BY_OPERATOR",
         PopMessage = 200_050 "POP_MESSAGE",
         AckMessage = 200_051 "ACK_MESSAGE",
         PeekMessage = 200_052 "PEEK_MESSAGE",

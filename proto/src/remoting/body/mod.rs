@@ -21,6 +21,7 @@ pub mod queues;
 pub mod route;
 pub mod stats;
 pub mod topic;
+pub mod transaction;
 
 /// A JSON body.
 pub trait Body: Serialize + DeserializeOwned {

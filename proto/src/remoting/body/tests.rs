@@ -13,6 +13,7 @@ use super::queues::*;
 use super::route::*;
 use super::stats::*;
 use super::topic::*;
+use super::transaction::*;
 use super::*;
 use crate::json::parse;
 
@@ -185,6 +186,14 @@ fn java_form_and_standard_form_differ_in_integer_keys() {
     assert!(java.contains(r#"{"brokerAddrs":{0:"127.0.0.1:10911"},"#), "{java}");
     let standard = String::from_utf8(route.to_standard_json()).unwrap();
     assert!(standard.contains(r#"{"brokerAddrs":{"0":"127.0.0.1:10911"},"#), "{standard}");
+}
+
+#[test]
+fn lists_of_transactions_round_trip() {
+    let open = TransactionInfo { state: TransactionState::Open, checks: 3, ..TransactionInfo::default() };
+    let parked = TransactionInfo { state: TransactionState::Redriven, ..TransactionInfo::default() };
+    let list = TransactionList { transactions: vec![open, parked] };
+    assert_eq!(TransactionList::from_json(&list.to_json()), Ok(list));
 }
 
 #[test]

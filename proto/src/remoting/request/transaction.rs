@@ -1,4 +1,5 @@
-//! Transactions: codes 37 (end), 39 (check), 323 (check again).
+//! Transactions: codes 37 (end), 39 (check), 323 (check again); and Gantry's own for operators, 60001 (list) and
+//! 60002 (end), which Apache's brokers do not have.
 
 use super::header;
 
@@ -52,5 +53,38 @@ header! {
         topic: Option<String> = "topic",
         /// Offset message id.
         msg_id: Option<String> = "msgId",
+    }
+}
+
+header! {
+    /// Code 60001, Gantry's own: list transactions. The body of the answer is a
+    /// [`TransactionList`](super::super::body::transaction::TransactionList).
+    ListTransactionsHeader {
+        /// Only those of this producer group.
+        producer_group: Option<String> = "producerGroup",
+        /// Those that nobody ended, newest first, instead of the open ones, oldest first.
+        expired: Option<bool> = "expired",
+        /// Most to list; the broker has a limit of its own.
+        max_num: Option<i32> = "maxNum",
+    }
+}
+
+header! {
+    /// Code 60002, Gantry's own: an operator ends an open or expired transaction.
+    EndTransactionByOperatorHeader {
+        /// The id its producer knows, or the offset message id of its half or parked message.
+        msg_id: String = "msgId",
+        /// See [`outcome`]; commit or rollback.
+        commit_or_rollback: i32 = "commitOrRollback",
+    }
+}
+
+header! {
+    /// Answer to code 60002: how the transaction stands.
+    EndTransactionByOperatorResponse {
+        /// See [`outcome`]; unknown when the broker has forgotten it or the transaction expired.
+        commit_or_rollback: i32 = "commitOrRollback",
+        /// Whether it was this request that ended it.
+        changed: Option<bool> = "changed",
     }
 }
