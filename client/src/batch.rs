@@ -105,6 +105,8 @@ impl Producer {
             id: String::new(),
             sharding_key: None,
             shape: Shape::Batch,
+            reconsume_times: 0,
+            max_reconsume_times: None,
         };
         let first = self.deliver(&outgoing, None).await?;
         let mut offset_ids = first.offset_message_id.split(',');

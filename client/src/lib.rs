@@ -21,14 +21,13 @@
 //! |---|---|
 //! | [`Client::producer`] | send: one by one, in batches, one-way, pipelined, to the queue of a key |
 //! | [`Client::transaction_producer`] | send if and only if the local work succeeds |
+//! | [`Client::push_consumer`] | consume as messages come, sharing the queues with the group's other members |
 //! | [`Client::pull_consumer`] | consume at your own pace: assign, seek, poll, commit |
 //! | [`Client::admin`] | topics, groups, offsets, stored messages |
 //!
 //! Every call can be dropped at any await without harm to the connection or to what was acknowledged.
 //! Connections are made again and routes asked for again as needed. Nothing here starts a runtime: call it
 //! from within one of tokio's.
-
-#![expect(dead_code, reason = "what push consumers will use")]
 
 mod admin;
 mod batch;
@@ -40,10 +39,13 @@ mod error;
 mod link;
 mod members;
 mod message;
+mod offsets;
 mod options;
 mod producer;
 mod pull;
+mod push;
 mod queues;
+mod rebalance;
 mod retry;
 mod routes;
 mod transaction;
@@ -57,5 +59,6 @@ pub use message::{Message, MessageQueue, Received};
 pub use options::ClientOptions;
 pub use producer::{Producer, ProducerBuilder, SendReceipt, SendStatus, SendTicket};
 pub use pull::{PullConsumer, PullConsumerBuilder, SeekTo};
+pub use push::{ConsumeFrom, Outcome, PushConsumer, PushConsumerBuilder};
 pub use queues::{PullStatus, Pulled};
 pub use transaction::{OpenTransaction, Resolution, TransactionProducer, TransactionProducerBuilder};

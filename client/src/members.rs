@@ -82,13 +82,6 @@ impl Members {
         Ok(group)
     }
 
-    /// Changes what the heartbeats say of a consumer.
-    pub(crate) fn set_consumer(&self, group: &GroupName, data: ConsumerData) {
-        if let Some(seat) = self.lock().consumers.get_mut(group) {
-            seat.data = data;
-        }
-    }
-
     pub(crate) fn remove_consumer(&self, group: &GroupName) -> bool {
         self.lock().consumers.remove(group).is_some()
     }

@@ -181,6 +181,9 @@ pub(crate) struct Outgoing {
     pub id: String,
     pub sharding_key: Option<Box<str>>,
     pub shape: Shape,
+    /// How often consumers refused it.
+    pub reconsume_times: i32,
+    pub max_reconsume_times: Option<i32>,
 }
 
 /// One message, or many in one request.
@@ -287,8 +290,19 @@ impl Producer {
         }
         let id = self.give_id(&mut properties);
         let born_at = now().get();
-        let shape = Shape::Single;
-        Ok(Outgoing { topic, body, properties, sys_flag, flag, born_at, id, sharding_key, shape })
+        Ok(Outgoing {
+            topic,
+            body,
+            properties,
+            sys_flag,
+            flag,
+            born_at,
+            id,
+            sharding_key,
+            shape: Shape::Single,
+            reconsume_times: 0,
+            max_reconsume_times: None,
+        })
     }
 
     /// The message's id: its own, or a new one.
@@ -394,9 +408,9 @@ impl Producer {
             born_timestamp: outgoing.born_at,
             flag: outgoing.flag,
             properties,
-            reconsume_times: Some(0),
+            reconsume_times: Some(outgoing.reconsume_times),
             unit_mode: Some(false),
-            max_reconsume_times: None,
+            max_reconsume_times: outgoing.max_reconsume_times,
             batch: Some(outgoing.shape == Shape::Batch),
             broker_name: Some(queue.queue.broker.as_str()),
         })

@@ -18,7 +18,7 @@ use crate::client::{Client, Core};
 use crate::connection::{PullAnswer, Reply};
 use crate::error::{Error, Result};
 use crate::message::{MessageQueue, Received};
-use crate::queues::{PullRequest, PullStatus, Pulled, Subscribed, pulled};
+use crate::queues::{PullRequest, PullStatus, Pulled, Subscribed, Unset, pulled};
 
 /// A queue that failed is left alone for so long.
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
@@ -188,7 +188,7 @@ impl PullConsumer {
 
     /// Where the group has committed.
     pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<QueueOffset>> {
-        self.core().committed(&self.group, queue).await
+        self.core().committed(&self.group, queue, Unset::None).await
     }
 
     /// One pull, apart from what is assigned. It does not wait for messages.

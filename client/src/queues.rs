@@ -82,6 +82,15 @@ impl PullRequest<'_> {
     }
 }
 
+/// What a group has committed in a queue where it has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unset {
+    /// Nothing.
+    None,
+    /// 0, if the broker has the queue from its first message on; otherwise nothing.
+    ZeroIfComplete,
+}
+
 /// How a pull ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PullStatus {
@@ -221,12 +230,13 @@ impl Core {
         &self,
         group: &GroupName,
         queue: &MessageQueue,
+        unset: Unset,
     ) -> Result<Option<QueueOffset>> {
         let header = QueryConsumerOffsetHeader {
             consumer_group: group.as_str(),
             topic: queue.topic.as_str(),
             queue_id: queue.id.to_wire(),
-            set_zero_if_not_found: Some(false),
+            set_zero_if_not_found: (unset == Unset::None).then_some(false),
             broker_name: Some(queue.broker.as_str()),
         };
         match self.ask_offset(queue, RequestCode::QueryConsumerOffset, &header).await {

@@ -4,15 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gantry_client::proto::ids::QueueOffset;
+use gantry_client::proto::names::TopicKind;
 use gantry_client::proto::remoting::body::group::SubscriptionGroupConfig;
 use gantry_client::proto::remoting::body::topic::TopicConfig;
 use gantry_client::proto::remoting::codes::ResponseCode;
 use gantry_client::{
-    Client, ClientOptions, ErrorKind, Message, PullConsumer, PullStatus, Resolution, SeekTo, SendStatus,
+    Client, ClientOptions, ConsumeFrom, ErrorKind, Message, Outcome, PullConsumer, PullStatus, PushConsumer,
+    Received, Resolution, SeekTo, SendStatus,
 };
 use gantry_tests::apache::Apache;
 use gantry_tests::java;
@@ -68,6 +71,9 @@ async fn the_client_works_with_apache() {
     sharding_and_pull(&client).await;
     admin(&client).await;
     transactions(&client).await;
+    push(&client).await;
+    push_members(&client, apache.name_server()).await;
+    broadcasting_and_order(&client).await;
     client.shutdown().await;
     let error = client.admin().topics().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
@@ -251,4 +257,182 @@ async fn transactions(client: &Client) {
     })
     .await;
     producer.shutdown().await;
+}
+
+/// Bodies with the number of earlier refusals, in order of arrival.
+type Seen = Arc<Mutex<Vec<(String, u32)>>>;
+
+fn note(seen: &Seen, message: &Received) -> (String, u32) {
+    let entry = (String::from_utf8_lossy(message.body()).into_owned(), message.reconsume_times());
+    seen.lock().unwrap().push(entry.clone());
+    entry
+}
+
+async fn push(client: &Client) {
+    topic(client, "Pushed", 2).await;
+    let producer = client.producer("senders").start().await.unwrap();
+    producer.send(Message::new("Pushed", "early").tag("a")).await.unwrap();
+    let seen = Seen::default();
+    let seen_in = Arc::clone(&seen);
+    let consumer = client
+        .push_consumer("pushers")
+        .subscribe("Pushed", "a || b")
+        .from(ConsumeFrom::First)
+        .max_reconsume_times(1)
+        .start(move |message| {
+            let (body, times) = note(&seen_in, &message);
+            async move {
+                match (&*body, times) {
+                    ("again", 0) | ("never", _) => Outcome::LaterAtLevel(1),
+                    ("panics", 0) => panic!("a handler that fails"),
+                    ("dead", _) => Outcome::DeadLetter,
+                    _ => Outcome::Success,
+                }
+            }
+        })
+        .await
+        .unwrap();
+    let error =
+        client.push_consumer("pushers").subscribe("Pushed", "*").start(|_| async { Outcome::Success }).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::GroupInUse);
+    for (body, tag) in
+        [("again", "a"), ("never", "b"), ("dead", "a"), ("other", "c"), ("panics", "a"), ("last", "b")]
+    {
+        producer.send(Message::new("Pushed", body).tag(tag).key(body)).await.unwrap();
+    }
+    let has = |body: &str, times: u32| {
+        let entry = (body.to_owned(), times);
+        let seen = Arc::clone(&seen);
+        async move { seen.lock().unwrap().contains(&entry) }
+    };
+    for (body, times) in [("early", 0), ("last", 0), ("again", 1), ("never", 1), ("panics", 1)] {
+        until(body, || has(body, times)).await;
+    }
+    assert!(!has("other", 0).await);
+    // One refusal too many, and the one that asked for it, are dead.
+    let reader = client.pull_consumer("dead-readers").start().await.unwrap();
+    until("the dead-letter topic", || async {
+        reader.queues("%DLQ%pushers").await.is_ok_and(|queues| {
+            reader.assign(queues);
+            true
+        })
+    })
+    .await;
+    let dead: BTreeSet<String> = drain(&reader, 2).await.into_iter().collect();
+    assert_eq!(dead, ["dead", "never"].map(str::to_owned).into());
+
+    // What the members tell of themselves.
+    let members = client.admin().group_members("pushers").await.unwrap().unwrap();
+    assert_eq!(members.connection_set[0].client_id, client.id());
+    assert!(members.subscription_table.contains_key("Pushed"));
+    consumer.shutdown().await;
+    assert!(client.admin().group_members("pushers").await.unwrap().is_none());
+    let stats = client.admin().group_stats("pushers", Some("Pushed")).await.unwrap();
+    assert!(
+        stats.offset_table.values().all(|queue| queue.broker_offset == queue.consumer_offset),
+        "{stats:?}"
+    );
+}
+
+async fn push_members(client: &Client, name_server: &str) {
+    topic(client, "Shared", 4).await;
+    let second = Client::connect(ClientOptions::new(name_server)).await.unwrap();
+    let start = |client: &Client| {
+        let seen = Seen::default();
+        let seen_in = Arc::clone(&seen);
+        let consumer = client.push_consumer("sharers").subscribe("Shared", "*").start(move |message| {
+            note(&seen_in, &message);
+            async { Outcome::Success }
+        });
+        async move { (consumer.await.unwrap(), seen) }
+    };
+    let (one, seen_one) = start(client).await;
+    until("all queues for the only member", || async { own(&one) == 4 }).await;
+    let (two, seen_two) = start(&second).await;
+    until("half the queues for each", || async { own(&one) == 2 && own(&two) == 2 }).await;
+    let producer = client.producer("senders").start().await.unwrap();
+    for number in 0..100 {
+        producer.send(Message::new("Shared", number.to_string())).await.unwrap();
+    }
+    let count = |seen: &Seen| seen.lock().unwrap().len();
+    until("all messages", || async { count(&seen_one) + count(&seen_two) >= 100 }).await;
+    assert!(count(&seen_one) > 0 && count(&seen_two) > 0);
+    two.shutdown().await;
+    until("all queues for the member that stays", || async { own(&one) == 4 }).await;
+    for number in 100..120 {
+        producer.send(Message::new("Shared", number.to_string())).await.unwrap();
+    }
+    let bodies = || {
+        let seen = [seen_one.lock().unwrap().clone(), seen_two.lock().unwrap().clone()].concat();
+        seen.into_iter().map(|(body, _)| body).collect::<BTreeSet<_>>()
+    };
+    until("the rest", || async { bodies().len() == 120 }).await;
+    one.shutdown().await;
+    second.shutdown().await;
+}
+
+/// How many queues of a user's topic the consumer has.
+fn own(consumer: &PushConsumer) -> usize {
+    consumer.assigned().iter().filter(|queue| queue.topic.kind() == TopicKind::User).count()
+}
+
+async fn broadcasting_and_order(client: &Client) {
+    topic(client, "Ordered", 2).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("offsets.json");
+    let everyone = Seen::default();
+    let everyone_in = Arc::clone(&everyone);
+    let broadcast = client
+        .push_consumer("everyone")
+        .subscribe("Ordered", "*")
+        .broadcasting(Some(file.clone()))
+        .from(ConsumeFrom::First)
+        .start(move |message| {
+            note(&everyone_in, &message);
+            async { Outcome::Later }
+        })
+        .await
+        .unwrap();
+    let seen = Seen::default();
+    let seen_in = Arc::clone(&seen);
+    let refused = Arc::new(AtomicBool::new(false));
+    let ordered = client
+        .push_consumer("in-order")
+        .subscribe("Ordered", "*")
+        .from(ConsumeFrom::First)
+        .orderly()
+        .start(move |message| {
+            let (body, _) = note(&seen_in, &message);
+            let first = body == "a3" && !refused.swap(true, Ordering::SeqCst);
+            async move { if first { Outcome::Later } else { Outcome::Success } }
+        })
+        .await
+        .unwrap();
+    let producer = client.producer("senders").start().await.unwrap();
+    for number in 0..10 {
+        for key in ["a", "b"] {
+            let message = Message::new("Ordered", format!("{key}{number}")).sharding_key(key);
+            producer.send(message).await.unwrap();
+        }
+    }
+    until("all in order", || async { seen.lock().unwrap().len() >= 21 }).await;
+    for key in ["a", "b"] {
+        let of_key: Vec<String> = seen
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(body, _)| body.clone())
+            .filter(|body| body.starts_with(key))
+            .collect();
+        let mut expected: Vec<String> = (0..10).map(|number| format!("{key}{number}")).collect();
+        if key == "a" {
+            expected.insert(3, "a3".to_owned());
+        }
+        assert_eq!(of_key, expected);
+    }
+    until("everyone got all", || async { everyone.lock().unwrap().len() >= 20 }).await;
+    broadcast.shutdown().await;
+    ordered.shutdown().await;
+    let offsets: BTreeMap<String, u64> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(offsets.values().sum::<u64>(), 20, "{offsets:?}");
 }
