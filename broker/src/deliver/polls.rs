@@ -131,6 +131,14 @@ impl Polls {
         });
     }
 
+    /// Wakes everybody who waits at a queue: something other than a message changed.
+    pub fn wake_all(&self, queue: &(TopicName, QueueId)) {
+        self.drop_waiters(queue, |waiter| {
+            waiter.mailbox.wake(waiter.token);
+            true
+        });
+    }
+
     fn drop_waiters(&self, key: &Key, mut gone: impl FnMut(&Waiter) -> bool) {
         let Some(mut waiters) = self.table.get_mut(key) else { return };
         let before = waiters.len();

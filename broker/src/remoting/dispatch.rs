@@ -46,11 +46,16 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
     let (locks, broker) = (&*services.locks, services.config.node.name.as_str());
     let reply = match code {
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
+        Code::QueryConsumerOffset => {
+            return offset::query_offset(&services.offsets, &services.store, request);
+        }
+        Code::UnregisterClient => return member::unregister(members, &services.offsets, request),
         Code::UpdateConsumerOffset => {
             return offset::update_offset(&services.offsets, topics, groups, request);
         }
         Code::InvokeBrokerToResetOffset => {
-            return offset::reset_offset((&services.offsets, store), (topics, groups), broker, request);
+            let owners = (&services.offsets, store, &services.polls);
+            return offset::reset_offset(owners, (topics, groups), broker, request);
         }
         Code::DeleteTopicInBroker => {
             return topic::delete(topics, &services.offsets, &services.store, locks, request);
@@ -89,14 +94,12 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetMaxOffset => query::get_max_offset(store, topics, request),
         Code::GetMinOffset => query::get_min_offset(store, topics, request),
         Code::GetEarliestMsgStoretime => query::get_earliest_store_time(store, topics, request),
-        Code::QueryConsumerOffset => offset::query_offset(offsets, store, request),
         Code::GetAllConsumerOffset => offset::all_offsets(offsets),
         Code::GetAllDelayOffset => offset::delay_offsets(store),
         Code::HeartBeat => {
             let joined = |group: &GroupName| services.transactions.producer_came(group.as_str());
             member::heartbeat((groups, topics, members), request, caller, joined)
         }
-        Code::UnregisterClient => member::unregister(members, request),
         Code::CheckClientConfig => member::check_client(request),
         Code::GetConsumerListByGroup => member::consumer_ids(members, request),
         Code::GetConsumerConnectionList => member::consumer_connections(members, request),

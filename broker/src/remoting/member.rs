@@ -15,9 +15,10 @@ use gantry_proto::remoting::request::member::{
     ConsumerGroupHeader, HeartbeatResponse, ProducerGroupHeader, UnregisterClientHeader,
 };
 
-use super::context::{Caller, Reply, settle, short};
+use super::context::{Caller, Handled, Reply, settle, short};
 use crate::groups::Groups;
 use crate::groups::members::{Change, Member, Members, Peer};
+use crate::groups::offsets::Offsets;
 use crate::topics::Topics;
 
 /// The JSON body of a request.
@@ -27,8 +28,7 @@ pub(super) fn body_of<B: Body>(request: &OwnedCommand) -> Result<B, Reply> {
     })
 }
 
-/// Code 34. `joined` hears of each producer group that the client
-/// joined with this.
+/// Code 34. `joined` hears of each producer group that the client joined with this.
 pub fn heartbeat(
     (groups, topics, members): (&Groups, &Topics, &Members),
     request: &OwnedCommand,
@@ -49,15 +49,20 @@ pub fn heartbeat(
     })
 }
 
-/// Code 35.
-pub fn unregister(members: &Members, request: &OwnedCommand) -> Reply {
-    settle(|| {
-        let header: UnregisterClientHeader = request.header()?;
-        let named = |group: &Option<String>| group.clone().filter(|group| !group.is_empty());
-        let (producer, consumer) = (named(&header.producer_group), named(&header.consumer_group));
-        members.unregister(&header.client_id, producer.as_deref(), consumer.as_deref());
-        Ok(Reply::ok())
-    })
+/// Code 35. What a consumer said one-way before it left is kept on the answer.
+pub fn unregister(members: &Members, offsets: &Arc<Offsets>, request: &OwnedCommand) -> Handled {
+    let header: UnregisterClientHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::from(error).into(),
+    };
+    let named = |group: &Option<String>| group.clone().filter(|group| !group.is_empty());
+    let (producer, consumer) = (named(&header.producer_group), named(&header.consumer_group));
+    members.unregister(&header.client_id, producer.as_deref(), consumer.as_deref());
+    if consumer.is_none() {
+        return Reply::ok().into();
+    }
+    let offsets = Arc::clone(offsets);
+    Handled::later(async move { offsets.settle().await.map_or_else(Reply::from, |()| Reply::ok()) })
 }
 
 /// Code 46: can the broker evaluate this subscription? Only tags are evaluated in this version.

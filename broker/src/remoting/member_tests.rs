@@ -1,12 +1,15 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
+use gantry_proto::ids::{QueueId, QueueOffset};
+use gantry_proto::names::TopicName;
 use gantry_proto::remoting::body::heartbeat::{ConsumerData, ProducerData, SubscriptionData};
 use gantry_proto::remoting::codes::Language;
 use gantry_proto::remoting::header::ExtWrite;
 
 use super::*;
 use crate::fixture::World;
+use crate::groups::offsets::Key;
 
 fn request(header: &impl ExtWrite) -> OwnedCommand {
     OwnedCommand::request(0, header)
@@ -85,8 +88,8 @@ fn a_heartbeat_registers_the_client_and_is_seen_by_tools() {
     assert!(text(&all).starts_with(r#"{"data":{"pg":[{"clientId":"192.0.2.7@4242#1","language":"JAVA","#));
 }
 
-#[test]
-fn a_client_that_leaves_is_gone() {
+#[tokio::test]
+async fn a_client_that_leaves_is_gone_and_what_it_consumed_is_kept() {
     let world = World::new();
     beat(&world, &data());
     let header = UnregisterClientHeader {
@@ -94,7 +97,12 @@ fn a_client_that_leaves_is_gone() {
         producer_group: Some("pg".to_owned()),
         consumer_group: Some("cg".to_owned()),
     };
-    assert_eq!(unregister(&world.members, &request(&header)).code, 0);
+    let key = Key { group: GroupName::internal("cg"), topic: TopicName::internal("T"), queue: QueueId::ZERO };
+    world.offsets.note(key, QueueOffset::ZERO).unwrap();
+    assert!(world.offsets.is_only_noted("cg", "T", QueueId::ZERO));
+    let reply = World::settle(unregister(&world.members, &world.offsets, &request(&header))).await;
+    assert_eq!(reply.code, 0);
+    assert!(!world.offsets.is_only_noted("cg", "T", QueueId::ZERO));
     assert_eq!(consumer_ids(&world.members, &of_group("cg")).code, 1);
     assert_eq!(consumer_connections(&world.members, &of_group("cg")).code, 206);
     assert_eq!(producer_connections(&world.members, &of_producers("pg")).code, 1);

@@ -14,6 +14,7 @@ use gantry_proto::remoting::request::offset::{
 };
 
 use super::context::{Handled, Reply, settle, short};
+use crate::deliver::polls::Polls;
 use crate::groups::Groups;
 use crate::groups::offsets::{Key, Offsets};
 use crate::store::layout::load_json;
@@ -24,8 +25,29 @@ use crate::topics::{Topic, Topics};
 /// comes to it starts with that message, whatever it says of where to start.
 const NEW_QUEUE_BYTES: u64 = 1 << 30;
 
-/// Code 14.
-pub fn query_offset(offsets: &Offsets, store: &Store, request: &OwnedCommand) -> Reply {
+/// Code 14. What is told is kept: an offset that came one-way is logged first.
+pub fn query_offset(offsets: &Arc<Offsets>, store: &Arc<Store>, request: &OwnedCommand) -> Handled {
+    let only_noted = request
+        .header()
+        .map_err(Reply::from)
+        .and_then(|header: QueryConsumerOffsetHeader<'_>| {
+            let queue = queue_id(header.queue_id)?;
+            Ok(offsets.is_only_noted(header.consumer_group, header.topic, queue))
+        })
+        .unwrap_or(false);
+    if !only_noted {
+        return answer_offset(offsets, store, request).into();
+    }
+    let (offsets, store, request) = (Arc::clone(offsets), Arc::clone(store), request.clone());
+    Handled::later(async move {
+        match offsets.settle().await {
+            Ok(()) => answer_offset(&offsets, &store, &request),
+            Err(error) => error.into(),
+        }
+    })
+}
+
+fn answer_offset(offsets: &Offsets, store: &Store, request: &OwnedCommand) -> Reply {
     settle(|| {
         let header: QueryConsumerOffsetHeader<'_> = request.header()?;
         let queue = queue_id(header.queue_id)?;
@@ -93,9 +115,10 @@ fn committed(topics: &Topics, groups: &Groups, request: &OwnedCommand) -> Result
     Ok((key, offset))
 }
 
-/// Code 222. The offsets are kept on the answer; consumers are told by their next pull.
+/// Code 222. The offsets are kept on the answer; consumers are told by their next pull, or by the one that
+/// waits for a message now.
 pub fn reset_offset(
-    (offsets, store): (&Arc<Offsets>, &Store),
+    (offsets, store, polls): (&Arc<Offsets>, &Store, &Arc<Polls>),
     (topics, groups): (&Topics, &Groups),
     broker: &str,
     request: &OwnedCommand,
@@ -110,10 +133,17 @@ pub fn reset_offset(
         Language::Cpp => ResetOffsetBodyForC::from(&body).to_json(),
         _ => body.to_json(),
     };
-    let offsets = Arc::clone(offsets);
-    Handled::later(
-        async move { offsets.reset(resets).await.map_or_else(Reply::from, |()| Reply::body(body)) },
-    )
+    let (offsets, polls) = (Arc::clone(offsets), Arc::clone(polls));
+    Handled::later(async move {
+        let queues: Vec<_> = resets.iter().map(|(key, _)| (key.topic.clone(), key.queue)).collect();
+        if let Err(error) = offsets.reset(resets).await {
+            return error.into();
+        }
+        for queue in &queues {
+            polls.wake_all(queue);
+        }
+        Reply::body(body)
+    })
 }
 
 fn resets(

@@ -16,7 +16,7 @@ async fn world() -> World {
     world
 }
 
-fn query(world: &World, queue_id: i32, set_zero_if_not_found: Option<bool>) -> Reply {
+async fn query(world: &World, queue_id: i32, set_zero_if_not_found: Option<bool>) -> Reply {
     let header = QueryConsumerOffsetHeader {
         consumer_group: "g",
         topic: "T",
@@ -24,7 +24,7 @@ fn query(world: &World, queue_id: i32, set_zero_if_not_found: Option<bool>) -> R
         set_zero_if_not_found,
         broker_name: None,
     };
-    query_offset(&world.offsets, &world.store, &request(&header))
+    World::settle(query_offset(&world.offsets, &world.store, &request(&header))).await
 }
 
 fn update_header(commit_offset: Option<i64>) -> UpdateConsumerOffsetHeader<'static> {
@@ -48,25 +48,27 @@ fn found(reply: &Reply) -> Option<&str> {
 #[tokio::test]
 async fn an_unknown_offset_is_zero_in_a_new_queue_unless_that_is_not_wanted() {
     let world = world().await;
-    assert_eq!(found(&query(&world, 0, None)), Some("0"));
-    assert_eq!(found(&query(&world, 1, Some(true))), Some("0"));
-    let unknown = query(&world, 0, Some(false));
+    assert_eq!(found(&query(&world, 0, None).await), Some("0"));
+    assert_eq!(found(&query(&world, 1, Some(true)).await), Some("0"));
+    let unknown = query(&world, 0, Some(false)).await;
     assert_eq!(unknown.code, 22);
     assert!(unknown.remark.unwrap().contains("group g has no offset in T queue 0"));
-    assert_eq!(query(&world, -1, None).code, 29);
+    assert_eq!(query(&world, -1, None).await.code, 29);
 }
 
 #[tokio::test]
 async fn commits_are_kept_and_one_way_ones_are_noted() {
     let world = world().await;
     assert_eq!(update(&world, &request(&update_header(Some(4)))).await.code, 0);
-    assert_eq!(found(&query(&world, 0, None)), Some("4"));
+    assert_eq!(found(&query(&world, 0, None).await), Some("4"));
     let mut one_way = request(&update_header(Some(7)));
     one_way.flag = FLAG_ONEWAY;
     let before = world.store.max_offset();
     assert_eq!(update(&world, &one_way).await.code, 0);
     assert_eq!(world.store.max_offset(), before);
-    assert_eq!(found(&query(&world, 0, None)), Some("7"));
+    // What is told must be kept.
+    assert_eq!(found(&query(&world, 0, None).await), Some("7"));
+    assert!(world.store.max_offset() > before);
 }
 
 #[tokio::test]
@@ -85,7 +87,8 @@ async fn wrong_commits_are_refused() {
 async fn reset(world: &World, header: ResetOffsetHeader, language: Language) -> Reply {
     let mut request = request(&header);
     request.language = language;
-    let (reads, knows) = ((&world.offsets, &*world.store), (&*world.topics, &*world.groups));
+    let polls = Arc::new(Polls::new(10));
+    let (reads, knows) = ((&world.offsets, &*world.store, &polls), (&*world.topics, &*world.groups));
     World::settle(reset_offset(reads, knows, "broker-a", &request)).await
 }
 
@@ -112,7 +115,7 @@ async fn resets_go_to_a_time_an_offset_or_the_end() {
     let reply = reset(&world, to(-1, true), Language::Java).await;
     let body = ResetOffsetBody::from_json(&reply.body).unwrap();
     assert_eq!(body.offset_table.values().copied().collect::<Vec<_>>(), [15, 0]);
-    assert_eq!(world.offsets.take_reset(&key(0)), Some(QueueOffset::new(15)));
+    assert_eq!(world.offsets.take_reset(&key(0), QueueOffset::ZERO), Some(QueueOffset::new(15)));
 
     let middle = crate::fixture::NOW.plus(1).get();
     let reply =
@@ -121,17 +124,17 @@ async fn resets_go_to_a_time_an_offset_or_the_end() {
         String::from_utf8(reply.body).unwrap(),
         r#"{"offsetTable":[{"brokerName":"broker-a","offset":10,"queueId":0,"topic":"T"}]}"#
     );
-    assert_eq!(found(&query(&world, 0, None)), Some("10"));
+    assert_eq!(found(&query(&world, 0, None).await), Some("10"));
 
     let far = ResetOffsetHeader { queue_id: Some(0), offset: Some(99), ..to(0, true) };
     reset(&world, far, Language::Java).await;
-    assert_eq!(found(&query(&world, 0, None)), Some("15"));
+    assert_eq!(found(&query(&world, 0, None).await), Some("15"));
     // Without force nothing is skipped.
     reset(&world, ResetOffsetHeader { queue_id: Some(0), offset: Some(3), ..to(0, true) }, Language::Java)
         .await;
     let reply = reset(&world, ResetOffsetHeader { queue_id: Some(0), ..to(-1, false) }, Language::Java).await;
     assert_eq!(reply.body, b"{\"offsetTable\":{}}");
-    assert_eq!(found(&query(&world, 0, None)), Some("3"));
+    assert_eq!(found(&query(&world, 0, None).await), Some("3"));
 }
 
 #[tokio::test]

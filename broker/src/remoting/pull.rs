@@ -27,6 +27,8 @@ const SUSPEND_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Parked {
     request: PullRequest,
+    /// Whose pull it is, and where.
+    key: Key,
     opaque: i32,
     serialize: Serialize,
     deadline: Instant,
@@ -121,14 +123,13 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     }
     let mut parked = Parked {
         request: prepared.request,
+        key,
         opaque: command.opaque,
         serialize: frame.serialize,
         deadline: Instant::now(),
         topic_sys_flag: prepared.topic_sys_flag,
     };
-    if let Some(reset) = services.offsets.take_reset(&key) {
-        let (min, max) = (parked.request.queue.min(), parked.request.queue.max());
-        write(connection, &parked, ResponseCode::PullOffsetMoved, reset, min, max, None);
+    if tell_reset(connection, &parked) {
         return;
     }
     let pulled = look(connection, &parked);
@@ -242,6 +243,16 @@ fn subscription(
     Ok(Filter::of(&subscription.tags_set))
 }
 
+/// Sends the consumer to the offset that an operator set. Returns whether there was one.
+fn tell_reset(connection: &mut Connection, parked: &Parked) -> bool {
+    let Some(reset) = connection.services.offsets.take_reset(&parked.key, parked.request.from) else {
+        return false;
+    };
+    let (min, max) = (parked.request.queue.min(), parked.request.queue.max());
+    write(connection, parked, ResponseCode::PullOffsetMoved, reset, min, max, None);
+    true
+}
+
 fn look(connection: &mut Connection, parked: &Parked) -> Pulled {
     let mut scratch = std::mem::take(&mut connection.entries);
     let pulled = pull(&connection.services.store, &parked.request, &mut scratch);
@@ -262,6 +273,9 @@ fn waits(pulled: &Pulled, request: &PullRequest) -> bool {
 /// A parked pull was woken: looks again, and parks again if there is still nothing.
 pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, Parked)) {
     connection.services.polls.leave(&place, &connection.inbox.mailbox);
+    if tell_reset(connection, &parked) {
+        return;
+    }
     let pulled = look(connection, &parked);
     if waits(&pulled, &parked.request) && Instant::now() < parked.deadline {
         parked.request.from = pulled.next;
@@ -275,6 +289,9 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
 
 /// A parked pull's time is over: says what there is.
 pub(super) fn finish(connection: &mut Connection, parked: &Parked) {
+    if tell_reset(connection, parked) {
+        return;
+    }
     let pulled = look(connection, parked);
     give(connection, parked, &pulled);
 }

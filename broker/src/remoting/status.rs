@@ -79,6 +79,8 @@ pub fn runtime_info(store: &Store, metrics: &Metrics, started_at: Millis) -> Rep
         put(name, averages(metrics, now, count));
     }
     let (totals, mornings) = (metrics.totals(), metrics.history.mornings());
+    put("putMessageTimesTotal", totals.messages_in.to_string());
+    put("putMessageSizeTotal", metrics.bytes_in.get().to_string());
     for (name, count) in [("Put", (|t| t.messages_in) as Count), ("Get", |t| t.messages_out)] {
         put(&format!("msg{name}TotalYesterdayMorning"), count(&mornings.yesterday).to_string());
         put(&format!("msg{name}TotalTodayMorning"), count(&mornings.today).to_string());
@@ -186,6 +188,8 @@ mod tests {
             [
                 "brokerVersionDesc",
                 "brokerActive",
+                "putMessageTimesTotal",
+                "putMessageSizeTotal",
                 "runtime",
                 "dispatchBehindBytes",
                 "earliestMessageTimeStamp",

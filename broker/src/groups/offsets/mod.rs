@@ -91,7 +91,7 @@ struct Shared {
     position: AtomicU64,
     /// `position` as it stands in the file; the lock is held while the file is written.
     saved: Mutex<u64>,
-    /// Resets of which no consumer was told, to spare every pull the lock.
+    /// Resets that no consumer follows, to spare every pull the lock.
     resets: AtomicU64,
     wake: Notify,
 }
@@ -208,6 +208,8 @@ pub struct Offsets {
     /// Serialises records of the state topic: what waits is taken and appended in one step, so that
     /// nothing noted before a reset is logged behind it.
     writer: Mutex<Batch>,
+    /// First byte behind the newest record that was appended.
+    logged_end: AtomicU64,
 }
 
 impl Offsets {
@@ -224,12 +226,24 @@ impl Offsets {
                 "the offset lay beyond the end of its queue, which lost its newest messages; it is set to the end"
             );
         }
-        Self { shared, store, metrics, max, writer: Mutex::default() }
+        Self { shared, store, metrics, max, writer: Mutex::default(), logged_end: AtomicU64::new(0) }
     }
 
     /// Where the group stands: the first message that it has not consumed. `None`: it never said.
     pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
         self.shared.table().get(group, topic, queue)
+    }
+
+    /// Whether [`get`](Self::get) gives an offset that a crash could take back.
+    pub fn is_only_noted(&self, group: &str, topic: &str, queue: QueueId) -> bool {
+        self.shared.table().is_only_noted(group, topic, queue)
+    }
+
+    /// Returns once everything that was noted before is kept.
+    pub async fn settle(&self) -> Result<(), CommitError> {
+        self.log_waiting()?;
+        let end = PhyOffset::new(self.logged_end.load(Ordering::Acquire));
+        self.finish(end).await
     }
 
     /// Moves the group forward without waiting; the change is logged within a second. A smaller offset
@@ -251,7 +265,7 @@ impl Offsets {
     }
 
     /// Moves the group forward and returns once that is kept. A smaller offset than known changes
-    /// nothing, as does any while the consumers are still to be told of a reset.
+    /// nothing, as does any while the consumers do not follow a reset yet.
     pub async fn commit(&self, key: Key, offset: QueueOffset) -> Result<(), CommitError> {
         match self.shared.table().to_commit(&key, offset, self.max) {
             Standing::Settled => return Ok(()),
@@ -266,7 +280,7 @@ impl Offsets {
     }
 
     /// An operator sets offsets, forward or back, and they are kept on return. The next pull of each
-    /// queue is told ([`take_reset`](Self::take_reset)); until then what consumers commit is ignored.
+    /// queue is told ([`take_reset`](Self::take_reset)); until one follows what consumers commit is ignored.
     pub async fn reset(&self, offsets: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
         let mut end = PhyOffset::ZERO;
         for chunk in offsets.chunks(record::CHANGES_MAX) {
@@ -294,28 +308,28 @@ impl Offsets {
 
     /// Sets offsets like [`reset`](Self::reset), for a group that no consumer is using: nobody is told.
     pub async fn set(&self, offsets: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
-        let keys: Vec<_> = offsets.iter().map(|(key, _)| key.clone()).collect();
+        let set = offsets.clone();
         self.reset(offsets).await?;
-        for key in &keys {
-            self.take_reset(key);
+        for (key, offset) in &set {
+            self.take_reset(key, *offset);
         }
         Ok(())
     }
 
-    /// The offset that an operator set for this queue, once: the pull that gets it must tell its
-    /// consumer to go there.
-    pub fn take_reset(&self, key: &Key) -> Option<QueueOffset> {
+    /// The offset that an operator set for this queue, once: a pull from elsewhere that gets it must tell
+    /// its consumer to go there. The next pull shows that the consumer went.
+    pub fn take_reset(&self, key: &Key, from: QueueOffset) -> Option<QueueOffset> {
         if self.shared.resets.load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut table = self.shared.table();
-        let (offset, first) = table.take_reset(key)?;
+        let idle = !table.is_waiting();
+        let offset = table.take_reset(key, from);
         self.shared.resets.store(table.resets() as u64, Ordering::Release);
-        drop(table);
-        if first {
+        if idle && table.is_waiting() {
             self.shared.wake.notify_one();
         }
-        Some(offset)
+        offset
     }
 
     /// Forgets a topic that was deleted, for all groups.
@@ -441,7 +455,9 @@ impl Offsets {
         writer.clear();
         let body = record::encode(changes);
         writer.push(&queue, &state::draft(&body, self.shared.clock.now()))?;
-        Ok(self.store.append(writer)?.end)
+        let end = self.store.append(writer)?.end;
+        self.logged_end.store(end.get(), Ordering::Release);
+        Ok(end)
     }
 
     /// Gets records below `end` written and returns once they are kept and applied.

@@ -16,7 +16,7 @@
 //! |---|---|---|---|---|---|
 //! | 1 | the group's offset is at least this | yes | yes | yes | yes |
 //! | 2 | an operator set it; consumers are still to be told | yes | yes | yes | yes |
-//! | 3 | a consumer was told of the reset | yes | yes | yes | 0 |
+//! | 3 | consumers follow the reset | yes | yes | yes | 0 |
 //! | 4 | the topic is gone: forget its offsets | 0 | yes | 0 | 0 |
 //! | 5 | the group is gone: forget its offsets | yes | 0 | 0 | 0 |
 //!
@@ -55,8 +55,8 @@ pub enum Change {
     Advance(Key, QueueOffset),
     /// An operator set it; consumers are still to be told.
     Reset(Key, QueueOffset),
-    /// A consumer was told of the reset.
-    Told(Key),
+    /// Consumers follow the reset.
+    Followed(Key),
     /// The topic is gone.
     ForgetTopic(TopicName),
     /// The group is gone.
@@ -72,7 +72,7 @@ pub fn encode(changes: &[Change]) -> Vec<u8> {
         let (op, group, topic, queue, offset) = match change {
             Change::Advance(key, offset) => (1, Some(&key.group), Some(&key.topic), key.queue, *offset),
             Change::Reset(key, offset) => (2, Some(&key.group), Some(&key.topic), key.queue, *offset),
-            Change::Told(key) => (3, Some(&key.group), Some(&key.topic), key.queue, QueueOffset::ZERO),
+            Change::Followed(key) => (3, Some(&key.group), Some(&key.topic), key.queue, QueueOffset::ZERO),
             Change::ForgetTopic(topic) => (4, None, Some(topic), QueueId::ZERO, QueueOffset::ZERO),
             Change::ForgetGroup(group) => (5, Some(group), None, QueueId::ZERO, QueueOffset::ZERO),
         };
@@ -134,7 +134,7 @@ fn change(reader: &mut Reader<'_>, names: &[&str]) -> Result<Change, DecodeError
     match op {
         1 => Ok(Change::Advance(key()?, offset)),
         2 => Ok(Change::Reset(key()?, offset)),
-        3 => Ok(Change::Told(key()?)),
+        3 => Ok(Change::Followed(key()?)),
         4 => Ok(Change::ForgetTopic(topic()?)),
         5 => Ok(Change::ForgetGroup(group()?)),
         _ => Err(at.expected("an op from 1 to 5")),
@@ -183,7 +183,7 @@ mod tests {
         (0..5, key, any::<u64>().prop_map(QueueOffset::new)).prop_map(|(op, key, offset)| match op {
             0 => Change::Advance(key, offset),
             1 => Change::Reset(key, offset),
-            2 => Change::Told(key),
+            2 => Change::Followed(key),
             3 => Change::ForgetTopic(key.topic),
             _ => Change::ForgetGroup(key.group),
         })

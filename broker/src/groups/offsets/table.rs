@@ -6,7 +6,7 @@
 //! ```text
 //! {"dataVersion":{"counter":1,"stateVersion":0,"timestamp":1700000000000},
 //!  "gantryPosition":4096,                     state records below this log position are in the file
-//!  "gantryResets":{"topic@group":[0,1]},      queues whose reset no consumer was told of yet
+//!  "gantryResets":{"topic@group":[0,1]},      queues whose reset no consumer follows yet
 //!  "groupTopicMap":{"group":["topic"]},
 //!  "offsetTable":{"topic@group":{0:5,1:7}},
 //!  "pullOffsetTable":{}}
@@ -33,8 +33,21 @@ pub(super) struct Entry {
     logged: Option<QueueOffset>,
     /// What was noted since; always more than `logged`.
     noted: Option<QueueOffset>,
-    /// An operator set the offset and no consumer was told.
-    reset: bool,
+    /// Whether an operator set the offset and no consumer starts from it yet.
+    reset: Reset,
+}
+
+/// How far consumers follow an offset that an operator set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reset {
+    /// There is none, or they follow it.
+    #[default]
+    Done,
+    /// None was told.
+    Untold,
+    /// One was told. Official clients then drop the queue for ten seconds, in which they still commit
+    /// where they were; only their next pull shows that they follow.
+    Told,
 }
 
 type Topics = HashMap<TopicName, BTreeMap<QueueId, Entry>>;
@@ -47,9 +60,9 @@ pub(super) struct Table {
     len: usize,
     /// Keys whose `noted` is to be logged.
     noted: Vec<Key>,
-    /// Resets of which a consumer was told; to be logged.
-    told: Vec<Key>,
-    /// Entries with `reset`.
+    /// Resets that consumers follow; to be logged.
+    followed: Vec<Key>,
+    /// Entries with a `reset` that is not done.
     resets: usize,
     /// Whether the file lacks something that the log says.
     dirty: bool,
@@ -62,7 +75,7 @@ pub(super) struct Table {
 pub(super) enum Standing {
     /// It moves the group forward.
     Ahead,
-    /// The group is there or further, or waits to be told of a reset: nothing is to be done.
+    /// The group is there or further, or does not follow a reset yet: nothing is to be done.
     Settled,
     /// The group has no offset there, and the table is full.
     Full,
@@ -93,14 +106,14 @@ impl Table {
     ) -> Standing {
         match self.entry(key) {
             None if self.len >= max => Standing::Full,
-            Some(entry) if entry.reset || known(entry) >= Some(offset) => Standing::Settled,
+            Some(entry) if entry.reset != Reset::Done || known(entry) >= Some(offset) => Standing::Settled,
             _ => Standing::Ahead,
         }
     }
 
     /// Keeps an offset for the next record. Returns whether it is the first to wait.
     pub fn note(&mut self, key: Key, offset: QueueOffset) -> bool {
-        let first = self.noted.is_empty() && self.told.is_empty();
+        let first = self.noted.is_empty() && self.followed.is_empty();
         let entry = Self::entry_mut(&mut self.groups, &mut self.len, &key);
         if entry.noted.replace(offset).is_none() {
             self.noted.push(key);
@@ -108,16 +121,30 @@ impl Table {
         first
     }
 
-    /// The reset of which no consumer was told; from now on one is. Returns also whether it is the
-    /// first change that waits to be logged.
-    pub fn take_reset(&mut self, key: &Key) -> Option<(QueueOffset, bool)> {
+    /// A consumer pulls from `from`. Returns the offset that it must be told; the pull after that, or one
+    /// that starts at the offset anyway, follows the reset.
+    pub fn take_reset(&mut self, key: &Key, from: QueueOffset) -> Option<QueueOffset> {
         let entry = self.groups.get_mut(&key.group)?.get_mut(&key.topic)?.get_mut(&key.queue)?;
-        let offset = entry.logged.filter(|_| entry.reset)?;
-        entry.reset = false;
+        let offset = entry.logged.filter(|_| entry.reset != Reset::Done)?;
+        if entry.reset == Reset::Untold && from != offset {
+            entry.reset = Reset::Told;
+            return Some(offset);
+        }
+        entry.reset = Reset::Done;
         self.resets -= 1;
-        let first = self.noted.is_empty() && self.told.is_empty();
-        self.told.push(key.clone());
-        Some((offset, first))
+        self.followed.push(key.clone());
+        None
+    }
+
+    /// Whether changes wait to be logged.
+    pub const fn is_waiting(&self) -> bool {
+        !self.noted.is_empty() || !self.followed.is_empty()
+    }
+
+    /// Whether the log does not have the offset yet that [`get`](Self::get) gives.
+    pub fn is_only_noted(&self, group: &str, topic: &str, queue: QueueId) -> bool {
+        let queues = self.groups.get(group).and_then(|topics| topics.get(topic));
+        queues.and_then(|queues| queues.get(&queue)).is_some_and(|entry| entry.noted.is_some())
     }
 
     pub const fn resets(&self) -> usize {
@@ -128,9 +155,9 @@ impl Table {
     /// [`keep_waiting`](Self::keep_waiting) what could not be logged.
     pub fn take_waiting(&mut self) -> Vec<Change> {
         let noted = std::mem::take(&mut self.noted);
-        let told = std::mem::take(&mut self.told);
-        let mut changes = Vec::with_capacity(noted.len() + told.len());
-        changes.extend(told.into_iter().map(Change::Told));
+        let followed = std::mem::take(&mut self.followed);
+        let mut changes = Vec::with_capacity(noted.len() + followed.len());
+        changes.extend(followed.into_iter().map(Change::Followed));
         for key in noted {
             if let Some(offset) = self.entry(&key).and_then(|entry| entry.noted) {
                 changes.push(Change::Advance(key, offset));
@@ -146,7 +173,7 @@ impl Table {
                 Change::Advance(key, _) if self.entry(key).is_some_and(|entry| entry.noted.is_some()) => {
                     self.noted.push(key.clone());
                 }
-                Change::Told(key) => self.told.push(key.clone()),
+                Change::Followed(key) => self.followed.push(key.clone()),
                 _ => {}
             }
         }
@@ -155,7 +182,7 @@ impl Table {
     /// Forgets what waits for `key`: a reset is about to be logged.
     pub fn drop_waiting(&mut self, key: &Key) {
         self.noted.retain(|waiting| waiting != key);
-        self.told.retain(|waiting| waiting != key);
+        self.followed.retain(|waiting| waiting != key);
         if let Some(entry) = self.groups.get_mut(&key.group).and_then(|topics| topics.get_mut(&key.topic))
             && let Some(entry) = entry.get_mut(&key.queue)
         {
@@ -174,13 +201,13 @@ impl Table {
             }
             Change::Reset(key, offset) => {
                 let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
-                self.resets += usize::from(!entry.reset);
-                *entry = Entry { logged: Some(*offset), noted: None, reset: true };
+                self.resets += usize::from(entry.reset == Reset::Done);
+                *entry = Entry { logged: Some(*offset), noted: None, reset: Reset::Untold };
             }
-            Change::Told(key) => {
+            Change::Followed(key) => {
                 let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
-                self.resets -= usize::from(entry.reset);
-                entry.reset = false;
+                self.resets -= usize::from(entry.reset != Reset::Done);
+                entry.reset = Reset::Done;
             }
             Change::ForgetTopic(topic) => {
                 for topics in self.groups.values_mut() {
@@ -297,8 +324,8 @@ impl Table {
             for queue in queues.as_array().into_iter().flatten().filter_map(Value::as_u64) {
                 let queue = u32::try_from(queue).ok().map(QueueId::new);
                 if let Some(entry) = queue.and_then(|queue| entries.get_mut(&queue)) {
-                    table.resets += usize::from(!entry.reset);
-                    entry.reset = true;
+                    table.resets += usize::from(entry.reset == Reset::Done);
+                    entry.reset = Reset::Untold;
                 }
             }
         }
@@ -327,7 +354,7 @@ impl Table {
     fn recount(&mut self) {
         let entries = || self.groups.values().flat_map(HashMap::values).flat_map(BTreeMap::values);
         self.len = entries().count();
-        self.resets = entries().filter(|entry| entry.reset).count();
+        self.resets = entries().filter(|entry| entry.reset != Reset::Done).count();
     }
 }
 
@@ -349,13 +376,13 @@ fn write_file(
     if let Some(position) = position {
         writeln!(out, "\t\"gantryPosition\":{position},")?;
         object(out, "gantryResets", rows.iter(), |out, (name, queues)| {
-            let told: Vec<_> =
-                queues.iter().filter(|(_, entry)| entry.reset).map(|(queue, _)| queue.get()).collect();
-            if told.is_empty() {
+            let reset = queues.iter().filter(|(_, entry)| entry.reset != Reset::Done);
+            let reset: Vec<_> = reset.map(|(queue, _)| queue.get()).collect();
+            if reset.is_empty() {
                 return Ok(false);
             }
             json::write_string(out, name);
-            write!(out, ":{told:?}")?;
+            write!(out, ":{reset:?}")?;
             Ok(true)
         })?;
     }
@@ -467,8 +494,8 @@ mod tests {
         let (mut read, position) = Table::decode(&file).unwrap();
         assert_eq!(position, Some(PhyOffset::new(77)));
         assert_eq!((read.len(), read.resets()), (2, 1));
-        assert_eq!(read.take_reset(&key("g", "T", 1)), Some((at(2), true)));
-        assert_eq!(read.take_reset(&key("g", "T", 0)), None);
+        assert_eq!(read.take_reset(&key("g", "T", 1), at(5)), Some(at(2)));
+        assert_eq!(read.take_reset(&key("g", "T", 0), at(5)), None);
         assert_eq!(Table::decode(b"{\"offsetTable\":").map(|_| ()), None);
     }
 
@@ -489,10 +516,21 @@ mod tests {
         assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Ahead);
         table.apply(&Change::Reset(key("g", "T", 0), at(1)));
         assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(1)));
-        // Until a consumer was told it still counts from where it was.
+        // Until a consumer follows it still counts from where it was, also for a while after it was told.
         assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Settled);
-        table.take_reset(&key("g", "T", 0));
+        assert_eq!(table.take_reset(&key("g", "T", 0), at(5)), Some(at(1)));
+        assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Settled);
+        assert_eq!(table.take_reset(&key("g", "T", 0), at(1)), None);
         assert_eq!(table.to_note(&key("g", "T", 0), at(6), 9), Standing::Ahead);
+    }
+
+    #[test]
+    fn who_starts_at_a_reset_anyway_is_not_told_of_it() {
+        let mut table = Table::default();
+        table.apply(&Change::Reset(key("g", "T", 0), at(1)));
+        assert_eq!(table.take_reset(&key("g", "T", 0), at(1)), None);
+        assert_eq!(table.resets(), 0);
+        assert_eq!(table.take_waiting(), vec![Change::Followed(key("g", "T", 0))]);
     }
 
     #[test]

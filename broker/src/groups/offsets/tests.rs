@@ -77,7 +77,7 @@ async fn offsets_beyond_the_end_of_a_queue_are_refused() {
 }
 
 #[tokio::test]
-async fn a_reset_is_told_once_and_outlives_a_kill_until_then() {
+async fn a_reset_outlives_a_kill_until_a_consumer_follows_it() {
     let (dir, offsets) = filled().await;
     offsets.commit(key("g", "T", 0), at(9)).await.unwrap();
     offsets.note(key("g", "T", 0), at(10)).unwrap();
@@ -88,14 +88,29 @@ async fn a_reset_is_told_once_and_outlives_a_kill_until_then() {
     offsets.note(key("g", "T", 0), at(10)).unwrap();
     let offsets = killed(&dir, offsets);
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(2)));
-    assert_eq!(offsets.take_reset(&key("g", "T", 1)), None);
-    assert_eq!(offsets.take_reset(&key("g", "T", 0)), Some(at(2)));
-    assert_eq!(offsets.take_reset(&key("g", "T", 0)), None);
+    assert_eq!(offsets.take_reset(&key("g", "T", 1), at(9)), None);
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(9)), Some(at(2)));
+    // It was told, but goes on committing for a while.
+    offsets.commit(key("g", "T", 0), at(10)).await.unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(9)), Some(at(2)));
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(2)), None);
     offsets.commit(key("g", "T", 0), at(4)).await.unwrap();
     offsets.log_waiting().unwrap();
     let offsets = killed(&dir, offsets);
-    assert_eq!(offsets.take_reset(&key("g", "T", 0)), None);
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(9)), None);
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(4)));
+}
+
+#[tokio::test]
+async fn a_noted_offset_outlives_a_kill_once_it_is_settled() {
+    let (dir, offsets) = filled().await;
+    offsets.note(key("g", "T", 0), at(7)).unwrap();
+    assert!(offsets.is_only_noted("g", "T", QueueId::ZERO));
+    offsets.settle().await.unwrap();
+    assert!(!offsets.is_only_noted("g", "T", QueueId::ZERO));
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(7)));
 }
 
 #[tokio::test]
