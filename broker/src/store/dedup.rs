@@ -293,17 +293,18 @@ impl Window {
 impl Generation {
     fn load(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let map = file.map()?;
-        let mut table = Table::default();
-        let mut written = 0;
-        for chunk in map.chunks_exact(16) {
-            let (Some((hash, rest)), true) = (chunk.split_first_chunk::<8>(), chunk.len() == 16) else {
-                break;
-            };
-            let Some((phy, _)) = rest.split_first_chunk::<8>() else { break };
-            let Some(phy) = u64::from_be_bytes(*phy).checked_sub(1) else { break };
-            table.insert(DedupKey(u64::from_be_bytes(*hash)), PhyOffset::new(phy));
-            written += 1;
-        }
+        let (entries, _) = map.as_chunks::<16>();
+        let decode = |entry: &[u8; 16]| {
+            let entry = u128::from_be_bytes(*entry);
+            #[expect(clippy::cast_possible_truncation, reason = "the two halves of the entry")]
+            let (hash, phy) = ((entry >> 64) as u64, entry as u64);
+            Some((DedupKey(hash), PhyOffset::new(phy.checked_sub(1)?)))
+        };
+        // Entries are written without gaps; making the table large enough at once saves most of the time.
+        let written = entries.partition_point(|entry| decode(entry).is_some());
+        let mut table = Table::with_capacity_and_hasher(written, BuildHasherDefault::default());
+        table.extend(entries.iter().take(written).filter_map(decode));
+        let written = written as u64;
         Ok(Self { table, began: None, file: Some((path, file)), written, unwritten: Vec::new() })
     }
 }
