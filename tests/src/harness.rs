@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,22 @@ impl Gantry {
     /// Starts it again on the same ports and store, after [`kill9`](Self::kill9) or
     /// [`terminate`](Self::terminate). When it returns, the broker is ready.
     pub fn restart(&mut self) {
+        let output = self.spawn();
+        match first_line(output, READY_WITHIN) {
+            Some(line) if line.starts_with("ready ") => {}
+            other => panic!("expected `ready …` within {READY_WITHIN:?}, found {other:?}"),
+        }
+    }
+
+    /// Starts it as [`restart`](Self::restart) does, but kills it `after` so long: most likely while it recovers.
+    pub fn restart_and_kill9(&mut self, after: Duration) {
+        let output = self.spawn();
+        std::thread::sleep(after);
+        self.kill9();
+        drop(output); // open until now, so that its `ready` line finds a reader
+    }
+
+    fn spawn(&mut self) -> ChildStdout {
         assert!(self.child.is_none(), "the broker still runs: stop it first");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut child = serve(&self.store)
@@ -73,10 +89,7 @@ impl Gantry {
             .expect("the gantry binary starts");
         let output = child.stdout.take().expect("standard output is piped");
         self.child = Some(child);
-        match first_line(output, READY_WITHIN) {
-            Some(line) if line.starts_with("ready ") => {}
-            other => panic!("expected `ready …` within {READY_WITHIN:?}, found {other:?}"),
-        }
+        output
     }
 
     /// Kills it on the spot, as `kill -9` does.

@@ -1,7 +1,9 @@
 //! What the system tests share.
 
 pub mod apache;
+pub mod checker;
 pub mod harness;
 pub mod java;
 pub mod ports;
 pub mod vectors;
+pub mod workload;

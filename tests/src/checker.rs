@@ -1,0 +1,526 @@
+//! What must be true of a broker whatever happens to it: a model that hears of everything a workload does.
+//!
+//! The workload tells what it is about to do and what was acknowledged, consumers tell what they see, and an
+//! audit reads every queue from end to end. Each contradiction is written down as a sentence:
+//!
+//! - an acknowledged message is at its queue and offset, with its body; so is everything a consumer once saw;
+//! - offsets of a queue have no gaps; messages of one producer keep their order in a queue;
+//! - no message is stored twice, also when it was sent again;
+//! - a half message is seen once after its commit was asked for, never before and never after its rollback;
+//! - a committed offset is neither below what was acknowledged nor above what was asked for.
+//!
+//! A send, an end or a commit that was not acknowledged may or may not have happened.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gantry_client::proto::ids::QueueOffset;
+use gantry_client::{
+    Client, MessageQueue, PullConsumer, Received, Resolution, Result, SendReceipt, SendStatus,
+};
+
+/// Contradictions that are written down; the rest is only counted.
+const VIOLATIONS_MAX: usize = 40;
+/// A check so long after an acknowledged end cannot have crossed it on the way.
+const CROSSING_MAX: Duration = Duration::from_secs(2);
+/// Messages at the end of a queue that [`Checker::glance`] reads.
+const GLANCE: u64 = 16;
+/// Messages of one pull.
+const PULL: u32 = 32;
+
+/// Which message: the `seq`-th of an actor. It is in the body, so that a message tells who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ident {
+    /// Who sent it.
+    pub actor: u16,
+    /// Counts from 0 in each actor.
+    pub seq: u64,
+}
+
+impl Ident {
+    /// The body: the same for the same message and seed, 10 to 800 bytes.
+    pub fn body(self, seed: u64) -> Vec<u8> {
+        let mut rng = self.rng(seed);
+        let mut body = format!("{}.{}.", self.actor, self.seq).into_bytes();
+        let filler = if rng.u8(..) < 32 { 700 } else { 90 };
+        body.extend((0..rng.usize(8..filler)).map(|_| rng.u8(b'a'..=b'z')));
+        body
+    }
+
+    /// Decisions about this message, the same for the same seed.
+    pub fn rng(self, seed: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(seed ^ (u64::from(self.actor) << 48) ^ self.seq.wrapping_mul(0x9E37_79B9))
+    }
+
+    fn of(body: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(body).ok()?;
+        let mut parts = text.splitn(3, '.');
+        Some(Self { actor: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Ident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "message {}.{}", self.actor, self.seq)
+    }
+}
+
+/// How a message is sent, and so what an acknowledgement promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One at a time: what is stored is in order, sent again or not.
+    Serial,
+    /// With others under way: those acknowledged at the first attempt are in order.
+    Pipelined,
+    /// Never acknowledged.
+    OneWay,
+    /// Visible later, once.
+    Delayed,
+    /// Visible once if it ends with a commit; never otherwise.
+    Half(Fate),
+}
+
+/// How a transaction ends, whoever is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its message becomes visible.
+    Commit,
+    /// It never does.
+    Rollback,
+}
+
+/// Which attempt an acknowledgement answers.
+#[derive(Clone, Copy, Debug)]
+pub enum Attempt<'a> {
+    /// The first, or one of those a client makes by itself.
+    First,
+    /// A resend with the same id to this queue.
+    Again(&'a MessageQueue),
+}
+
+#[derive(Debug)]
+struct Entry {
+    topic: String,
+    kind: Kind,
+    /// The id its producer gave it, once it is known.
+    id: Option<String>,
+    acknowledged: bool,
+    first_attempt: bool,
+    place: Option<(MessageQueue, u64)>,
+    commit_asked: bool,
+    ended_at: Option<Instant>,
+    checks: u32,
+}
+
+impl Entry {
+    /// Whether it must become visible.
+    fn is_owed(&self) -> bool {
+        self.acknowledged && !matches!(self.kind, Kind::OneWay | Kind::Half(Fate::Rollback))
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.kind == Kind::Serial || (self.kind == Kind::Pipelined && self.first_attempt)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Commits {
+    acknowledged: u64,
+    asked: u64,
+}
+
+/// What happened, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Messages that were sent, acknowledged or not.
+    pub sent: u64,
+    /// Acknowledged sends, half messages among them.
+    pub acknowledged: u64,
+    /// Sends whose answer was lost and that were sent again with the same id.
+    pub resent: u64,
+    /// Resends that were answered with another queue than the one they named: the first send had been kept.
+    pub recognised: u64,
+    /// Acknowledged ends of transactions.
+    pub ended: u64,
+    /// Back-checks that came.
+    pub checks: u64,
+    /// Acknowledged offset commits.
+    pub commits: u64,
+    /// Messages that consumers and audits saw.
+    pub seen: u64,
+    /// Contradictions.
+    pub violations: u64,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    messages: HashMap<Ident, Entry>,
+    queues: BTreeMap<MessageQueue, BTreeMap<u64, Ident>>,
+    commits: BTreeMap<(String, MessageQueue), Commits>,
+    /// Queues with news since the last glance.
+    news: BTreeSet<MessageQueue>,
+    counts: Counts,
+    violations: Vec<String>,
+}
+
+/// The model of one broker. Shared by all that happens to it.
+#[derive(Debug)]
+pub struct Checker {
+    seed: u64,
+    /// Guards the model; held for one step of it, never across an await.
+    model: Mutex<Model>,
+}
+
+impl Checker {
+    /// A model of an empty broker. The bodies depend on the seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, model: Mutex::default() }
+    }
+
+    /// The seed.
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.model().counts
+    }
+
+    /// Notes a contradiction that someone else found.
+    pub fn violation(&self, what: String) {
+        self.model().violation(what);
+    }
+
+    /// The contradictions found so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.model().violations.clone()
+    }
+
+    /// A message is about to be sent.
+    pub fn sending(&self, ident: Ident, topic: &str, kind: Kind) {
+        let entry = Entry {
+            topic: topic.to_owned(),
+            kind,
+            id: None,
+            acknowledged: false,
+            first_attempt: false,
+            place: None,
+            commit_asked: false,
+            ended_at: None,
+            checks: 0,
+        };
+        let mut model = self.model();
+        model.counts.sent += 1;
+        let before = model.messages.insert(ident, entry);
+        assert!(before.is_none(), "{ident} is made twice: the workload is wrong");
+    }
+
+    /// A message without an answer is about to be sent again with the same id.
+    pub fn resending(&self) {
+        self.model().counts.resent += 1;
+    }
+
+    /// A send was acknowledged.
+    pub fn acknowledged(&self, ident: Ident, receipt: &SendReceipt, attempt: Attempt<'_>) {
+        let mut model = self.model();
+        model.counts.acknowledged += 1;
+        if receipt.status != SendStatus::Ok {
+            model.violation(format!("{ident} was answered with {:?}", receipt.status));
+        }
+        if let Attempt::Again(queue) = attempt {
+            model.counts.recognised += u64::from(*queue != receipt.queue);
+        }
+        let entry = model.messages.get_mut(&ident).expect("what is acknowledged was sent");
+        entry.acknowledged = true;
+        entry.first_attempt = matches!(attempt, Attempt::First);
+        entry.id = Some(receipt.message_id.clone());
+        // The queue offset of a half or delayed message counts in the topic where it waits.
+        if matches!(entry.kind, Kind::Serial | Kind::Pipelined) {
+            model.place(ident, &receipt.queue, receipt.queue_offset.get(), "was acknowledged");
+        }
+    }
+
+    /// The end of a transaction is about to be told: from now on a commit may be visible.
+    pub fn ending(&self, ident: Ident) {
+        let mut model = self.model();
+        let entry = model.messages.get_mut(&ident).expect("what is ended was sent");
+        entry.commit_asked |= entry.kind == Kind::Half(Fate::Commit);
+    }
+
+    /// The end of a transaction was acknowledged.
+    pub fn ended(&self, ident: Ident) {
+        let mut model = self.model();
+        model.counts.ended += 1;
+        let entry = model.messages.get_mut(&ident).expect("what is ended was sent");
+        entry.ended_at = Some(Instant::now());
+    }
+
+    /// The broker asks how a transaction ended. Some are not known the first time.
+    pub fn check(&self, message: &Received) -> Resolution {
+        let mut model = self.model();
+        model.counts.checks += 1;
+        let ident = Ident::of(message.body());
+        let Some((ident, entry)) = ident.and_then(|ident| Some((ident, model.messages.get_mut(&ident)?)))
+        else {
+            model.violation(format!("a check came for a message that nobody sent: {message:?}"));
+            return Resolution::Unknown;
+        };
+        let Kind::Half(fate) = entry.kind else {
+            model.violation(format!("a check came for {ident}, which is no half message"));
+            return Resolution::Unknown;
+        };
+        entry.checks += 1;
+        let late = entry.ended_at.map(|at| at.elapsed()).filter(|since| *since > CROSSING_MAX);
+        let resolution = match fate {
+            _ if entry.checks == 1 && ident.rng(self.seed).u8(..) < 64 => Resolution::Unknown,
+            Fate::Commit => {
+                entry.commit_asked = true;
+                Resolution::Commit
+            }
+            Fate::Rollback => Resolution::Rollback,
+        };
+        if let Some(since) = late {
+            model.violation(format!("{ident} was checked {since:?} after its acknowledged end ({fate:?})"));
+        }
+        resolution
+    }
+
+    /// A consumer or an audit saw a message of a user topic.
+    pub fn saw(&self, message: &Received) {
+        let mut model = self.model();
+        model.counts.seen += 1;
+        let at = format!("{} @ {}", message.queue(), message.queue_offset().get());
+        let Some(ident) = Ident::of(message.body()).filter(|ident| model.messages.contains_key(ident)) else {
+            model.violation(format!("{at} holds a message that nobody sent: {message:?}"));
+            return;
+        };
+        if ident.body(self.seed) != *message.body() {
+            model.violation(format!("{at}: {ident} has another body than it was sent with"));
+        }
+        let entry = model.messages.get_mut(&ident).expect("it was looked up above");
+        let wrong = if entry.topic != message.queue().topic.as_str() {
+            Some(format!("{at}: {ident} was sent to {}", entry.topic))
+        } else if entry.id.as_ref().is_some_and(|id| *id != message.message_id()) {
+            Some(format!("{at}: {ident} was sent as {:?}, not {}", entry.id, message.message_id()))
+        } else if entry.kind == Kind::Half(Fate::Rollback) {
+            Some(format!("{at}: {ident} is visible, but its transaction rolls back"))
+        } else if entry.kind == Kind::Half(Fate::Commit) && !entry.commit_asked {
+            Some(format!("{at}: {ident} is visible before anyone asked for its commit"))
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            model.violation(wrong);
+        }
+        model.place(ident, message.queue(), message.queue_offset().get(), "was seen");
+    }
+
+    /// A group is about to commit an offset.
+    pub fn committing(&self, group: &str, queue: &MessageQueue, offset: QueueOffset) {
+        let mut model = self.model();
+        let commits = model.commits.entry((group.to_owned(), queue.clone())).or_default();
+        commits.asked = commits.asked.max(offset.get());
+    }
+
+    /// The commit was acknowledged.
+    pub fn committed(&self, group: &str, queue: &MessageQueue, offset: QueueOffset) {
+        let mut model = self.model();
+        model.counts.commits += 1;
+        let commits = model.commits.entry((group.to_owned(), queue.clone())).or_default();
+        commits.acknowledged = commits.acknowledged.max(offset.get());
+    }
+
+    /// Asks where a group stands in a queue and compares.
+    pub async fn check_offset(&self, consumer: &PullConsumer, queue: &MessageQueue) -> Result<()> {
+        let key = (consumer.group().to_string(), queue.clone());
+        let floor = self.model().commits.get(&key).copied().unwrap_or_default().acknowledged;
+        let found = consumer.committed(queue).await?.map_or(0, QueueOffset::get);
+        let mut model = self.model();
+        let ceiling = model.commits.get(&key).copied().unwrap_or_default().asked;
+        if found < floor {
+            model.violation(format!("{} stands at {found} in {queue}; {floor} was acknowledged", key.0));
+        }
+        if found > ceiling {
+            model
+                .violation(format!("{} stands at {found} in {queue}; it asked for at most {ceiling}", key.0));
+        }
+        Ok(())
+    }
+
+    /// A quick look after a restart: the last messages of all queues with news, and all committed offsets.
+    pub async fn glance(&self, client: &Client) -> Result<()> {
+        let news: Vec<_> = self.model().news.iter().cloned().collect();
+        let consumer = client.pull_consumer("crash-audit").start().await?;
+        for queue in &news {
+            let last = self.last(queue);
+            let from = last.saturating_sub(GLANCE - 1);
+            if self.read(&consumer, queue, from, last + 1).await? {
+                self.model().news.remove(queue);
+            }
+        }
+        self.check_offsets(client).await
+    }
+
+    /// Reads everything and compares everything. Nothing else may be going on.
+    pub async fn audit(&self, client: &Client) -> Result<()> {
+        let consumer = client.pull_consumer("crash-audit").start().await?;
+        let topics: BTreeSet<String> = {
+            let model = self.model();
+            model.messages.values().filter(|m| m.acknowledged).map(|m| m.topic.clone()).collect()
+        };
+        let mut queues: BTreeSet<MessageQueue> = self.model().queues.keys().cloned().collect();
+        for topic in topics {
+            queues.extend(consumer.queues(&topic).await?);
+        }
+        for queue in &queues {
+            let (min, max) = (consumer.min_offset(queue).await?, consumer.max_offset(queue).await?);
+            if min != QueueOffset::new(0) {
+                self.violation(format!("{queue} begins at {min}, but nothing was deleted"));
+            }
+            let last = self.last(queue);
+            if max.get() <= last && self.model().queues.contains_key(queue) {
+                self.violation(format!("{queue} ends before {max}, but {last} was acknowledged or seen"));
+            }
+            self.read(&consumer, queue, min.get(), max.get()).await?;
+        }
+        self.check_offsets(client).await?;
+        self.model().check_owed();
+        self.model().check_order();
+        Ok(())
+    }
+
+    /// How many messages must become visible and were not seen yet.
+    pub fn owed(&self) -> usize {
+        self.model().messages.values().filter(|m| m.is_owed() && m.place.is_none()).count()
+    }
+
+    fn last(&self, queue: &MessageQueue) -> u64 {
+        let model = self.model();
+        model.queues.get(queue).and_then(|places| places.keys().next_back().copied()).unwrap_or_default()
+    }
+
+    async fn check_offsets(&self, client: &Client) -> Result<()> {
+        let keys: Vec<_> = self.model().commits.keys().cloned().collect();
+        for (group, queue) in keys {
+            let consumer = client.pull_consumer(&group).start().await?;
+            self.check_offset(&consumer, &queue).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads `from..to` of a queue; every offset must hold a message. Tells whether it could.
+    async fn read(&self, consumer: &PullConsumer, queue: &MessageQueue, from: u64, to: u64) -> Result<bool> {
+        let mut next = from;
+        while next < to {
+            let pulled = consumer.pull(queue, QueueOffset::new(next), PULL).await?;
+            let first = pulled.messages.first().map(|message| message.queue_offset().get());
+            if first != Some(next) {
+                let (status, max) = (pulled.status, pulled.max);
+                self.violation(format!(
+                    "{queue} @ {next}, below {to}: the pull gives {status:?} with {first:?} first, max {max}"
+                ));
+                return Ok(false);
+            }
+            for message in &pulled.messages {
+                if message.queue_offset().get() != next {
+                    let found = message.queue_offset();
+                    self.violation(format!("{queue}: {found} comes where {next} is due"));
+                }
+                next = message.queue_offset().get() + 1;
+                self.saw(message);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Panics with what was found, if anything was.
+    ///
+    /// `again` tells how to run it again.
+    pub fn assert_clean(&self, again: &str) {
+        let model = self.model();
+        let found = &model.violations;
+        assert!(
+            found.is_empty(),
+            "expected no contradiction, found {}; run again with `{again}`:\n{}",
+            model.counts.violations,
+            found.join("\n")
+        );
+    }
+}
+
+impl Model {
+    fn violation(&mut self, what: String) {
+        self.counts.violations += 1;
+        if self.violations.len() < VIOLATIONS_MAX {
+            eprintln!("VIOLATION: {what}");
+            self.violations.push(what);
+        }
+    }
+
+    /// `ident` is at `offset` of `queue`: nothing else may be, and it nowhere else.
+    fn place(&mut self, ident: Ident, queue: &MessageQueue, offset: u64, how: &str) {
+        let places = self.queues.entry(queue.clone()).or_default();
+        let holds = *places.entry(offset).or_insert(ident);
+        if holds != ident {
+            self.violation(format!("{ident} {how} at {queue} @ {offset}, where {holds} was before"));
+        }
+        let entry = self.messages.get_mut(&ident).expect("what has a place was sent");
+        match &entry.place {
+            None => {
+                entry.place = Some((queue.clone(), offset));
+                self.news.insert(queue.clone());
+            }
+            Some(place) if (&place.0, place.1) == (queue, offset) => {}
+            Some((first, at)) => {
+                let kind = entry.kind;
+                let what =
+                    format!("{ident} ({kind:?}) {how} at {queue} @ {offset} and is at {first} @ {at} too");
+                self.violation(what);
+            }
+        }
+    }
+
+    /// Everything that must be visible is.
+    fn check_owed(&mut self) {
+        let mut missing: Vec<String> = self
+            .messages
+            .iter()
+            .filter(|(_, entry)| entry.is_owed() && entry.place.is_none())
+            .map(|(ident, entry)| format!("{ident} was acknowledged and is nowhere: {entry:?}"))
+            .collect();
+        missing.sort();
+        for what in missing {
+            self.violation(what);
+        }
+    }
+
+    /// Messages of one actor are in order in every queue.
+    fn check_order(&mut self) {
+        let mut wrong = Vec::new();
+        for (queue, places) in &self.queues {
+            let mut last: HashMap<u16, u64> = HashMap::new();
+            for (offset, ident) in places {
+                if !self.messages.get(ident).is_some_and(Entry::is_ordered) {
+                    continue;
+                }
+                if let Some(before) = last.insert(ident.actor, ident.seq)
+                    && before >= ident.seq
+                {
+                    wrong.push(format!(
+                        "{queue} @ {offset}: {ident} comes after number {before} of its actor"
+                    ));
+                }
+            }
+        }
+        for what in wrong {
+            self.violation(what);
+        }
+    }
+}
