@@ -1,0 +1,68 @@
+//! The Rust client against Gantry, also while the broker dies and comes back.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use client_scenarios::{topic, until};
+use gantry_client::{Client, ClientOptions, ConsumeFrom, Message, Outcome};
+use gantry_tests::harness::Gantry;
+
+mod client_scenarios;
+
+const FLAGS: [&str; 4] = ["--transaction-timeout", "1s", "--transaction-check-interval", "1s"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_works_with_gantry() {
+    let gantry = Gantry::start(&FLAGS);
+    client_scenarios::all(&gantry.name_server().to_string()).await;
+}
+
+/// Sends go on over a crash of the broker without being lost or doubled; the consumer goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_outlives_the_broker() {
+    let mut gantry = Gantry::start(&FLAGS);
+    let client = Client::connect(ClientOptions::new(gantry.name_server().to_string())).await.unwrap();
+    topic(&client, "Lasting", 4).await;
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen_in = Arc::clone(&seen);
+    let consumer = client
+        .push_consumer("lasting")
+        .subscribe("Lasting", "*")
+        .from(ConsumeFrom::First)
+        .start(move |message| {
+            seen_in.lock().unwrap().insert(String::from_utf8_lossy(message.body()).into_owned());
+            async { Outcome::Success }
+        })
+        .await
+        .unwrap();
+    let producer = client.producer("lasting").send_timeout(Duration::from_secs(60)).start().await.unwrap();
+    let sending = tokio::spawn(async move {
+        for number in 0..3000 {
+            producer.send(Message::new("Lasting", number.to_string())).await.unwrap();
+        }
+    });
+    for _ in 0..3 {
+        let before = seen.lock().unwrap().len();
+        until("some messages between two crashes", || async { seen.lock().unwrap().len() > before + 50 })
+            .await;
+        tokio::task::block_in_place(|| {
+            gantry.kill9();
+            gantry.restart();
+        });
+    }
+    sending.await.unwrap();
+    until("every message", || async { seen.lock().unwrap().len() == 3000 }).await;
+    consumer.shutdown().await;
+    let stats = client.admin().topic_stats("Lasting").await.unwrap();
+    let stored: i64 = stats.offset_table.values().map(|queue| queue.max_offset - queue.min_offset).sum();
+    assert_eq!(stored, 3000, "a message that was sent again is stored once");
+    let stats = client.admin().group_stats("lasting", Some("Lasting")).await.unwrap();
+    assert!(
+        stats.offset_table.values().all(|queue| queue.broker_offset == queue.consumer_offset),
+        "{stats:?}"
+    );
+    client.shutdown().await;
+}
