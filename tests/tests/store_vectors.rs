@@ -39,6 +39,9 @@ fn small() -> StoreOptions {
     }
 }
 
+/// An entry of a queue: its place there, its record's place and size in the log, the code of its tags.
+type Listed = (u64, u64, u64, i64);
+
 /// Compares every record, every queue entry and the index with what the Java broker's own reader listed.
 fn check(store: &Store, expected: &Value) {
     let records = expected["records"].as_array().expect("records").iter();
@@ -51,7 +54,7 @@ fn check(store: &Store, expected: &Value) {
             check_record(store, wanted);
         } // else: the blank end of a file
     }
-    let mut queues: BTreeMap<(String, u32), Vec<(u64, u64, u64, i64)>> = BTreeMap::new();
+    let mut queues: BTreeMap<(String, u32), Vec<Listed>> = BTreeMap::new();
     for (file, entries) in expected["consumequeue"].as_object().expect("queues") {
         let mut parts = file.split('/').skip(1);
         let topic = parts.next().expect("a topic").to_owned();
