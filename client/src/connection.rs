@@ -358,7 +358,9 @@ impl Shared {
         let was_empty = state.out.is_empty();
         let len = body.iter().map(|part| part.len()).sum();
         let head = Head { version: V5_5_0, ..head.language(Language::Rust) };
-        encode_frame(&mut state.out, self.serialize, &head, header, len)?;
+        // The binary form has two bytes for the code; a larger one is sent as text, which every server reads.
+        let form = if i16::try_from(head.code).is_ok() { self.serialize } else { Serialize::Json };
+        encode_frame(&mut state.out, form, &head, header, len)?;
         for part in body {
             state.out.extend_from_slice(part);
         }
