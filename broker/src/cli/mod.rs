@@ -1,14 +1,32 @@
 //! The command line: one file per command.
+//!
+//! Commands reach a broker through the client crate, as any program would; only `serve` is the broker itself.
+//! Data goes to standard output, everything else to standard error. Exit code 0 is done, 1 refused or not
+//! found, 2 usage; a failure ends with what to try.
 
+mod args;
+mod consume;
+mod group;
+mod output;
+mod produce;
 mod serve;
+mod topic;
+mod txn;
 
 use std::error::Error;
+use std::future::Future;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gantry_client::MessageQueue;
+use gantry_proto::ids::QueueId;
+use gantry_proto::names::{BrokerName, TopicName};
+use gantry_proto::remoting::body::queues;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::ServeArgs;
+use output::Failure;
 
 /// A transactional message broker that RocketMQ clients talk to.
 #[derive(Debug, Parser)]
@@ -22,32 +40,116 @@ struct Cli {
 enum Command {
     /// Run the broker and its name service.
     Serve(ServeArgs),
+    /// Create, list, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Create, list, describe and delete consumer groups.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Send the lines of a file or of standard input.
+    Produce(produce::Produce),
+    /// Print messages, one a line.
+    Consume(consume::Consume),
+    /// List transactions, end them, put expired ones back.
+    #[command(subcommand)]
+    Txn(txn::TxnCommand),
 }
 
 /// Runs the command line; exit code 0 is done, 1 refused or not found, 2 usage.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args),
+    let result = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(&args),
+        Command::Topic(command) => block_on(topic::run(command)),
+        Command::Group(command) => block_on(group::run(command)),
+        Command::Produce(args) => block_on(produce::run(args)),
+        Command::Consume(args) => block_on(consume::run(args)),
+        Command::Txn(command) => block_on(txn::run(command)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
     }
+}
+
+/// Runs a command on one thread: it waits for a server most of the time.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    log_to_stderr("warn");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Failure::Refused(format!("cannot start: {error}; check the limits of this process (`ulimit -a`)"))
+    })?;
+    runtime.block_on(command)
+}
+
+/// Ends with the first SIGINT or SIGTERM; never, when these cannot be caught.
+async fn interrupted() {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// A queue as bodies name it; `None` when it cannot be one.
+fn queue(wire: &queues::MessageQueue) -> Option<MessageQueue> {
+    Some(MessageQueue {
+        topic: TopicName::storable(&wire.topic).ok()?,
+        broker: BrokerName::storable(&wire.broker_name).ok()?,
+        id: QueueId::from_wire(wire.queue_id)?,
+    })
 }
 
 /// Reports a failure and its causes.
 fn fail(code: u8, error: &dyn Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    eprintln!("error: {text}");
+    eprintln!("error: {}", output::text(error));
     ExitCode::from(code)
 }
 
-/// Events go to standard error, as much as `GANTRY_LOG` says (default `info`).
-fn log_to_stderr() {
+/// Events go to standard error, as much as `GANTRY_LOG` says, otherwise those of `level` and above.
+fn log_to_stderr(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_can_be_read_is_read_and_the_rest_is_a_usage_error() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        for line in [
+            "gantry topic create T --queues 4 --perm rw --attribute message.type=FIFO",
+            "gantry topic delete T --yes --output json",
+            "gantry group describe G --name-server h:1",
+            "gantry produce T --key k --key l --tag t --property a=b --delay 3 --rate 10/s",
+            "gantry consume T --group G --from last --max 3 --output json",
+            "gantry txn list --expired --group G",
+            "gantry txn rollback ID --yes",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+        for line in [
+            "gantry",
+            "gantry launch",
+            "gantry produce",
+            "gantry produce T --delay 19",
+            "gantry produce T --property a",
+            "gantry consume T --from yesterday",
+            "gantry consume T --max 0",
+            "gantry topic create T --queues 0",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
 }

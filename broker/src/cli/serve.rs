@@ -15,7 +15,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return super::fail(2, &error),
     };
-    super::log_to_stderr();
+    super::log_to_stderr("info");
     raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -6,7 +6,7 @@
 mod args;
 pub mod load;
 pub mod settings;
-mod units;
+pub(crate) mod units;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

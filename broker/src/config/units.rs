@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `500ms`, `6s`, `10m`, `72h` or `3d`. A number alone is refused: peers disagree on the unit.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: write a whole number with ms, s, m, h or d, like 6s");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let millis = match unit {
@@ -20,7 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a number of bytes: `4194304`, `64KiB`, `4MiB`, `1GiB` or `1TiB`.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: write bytes, or a number with KiB, MiB, GiB or TiB");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let factor: u64 = match unit {

@@ -1,0 +1,309 @@
+//! `gantry group`: create, list, describe, delete consumer groups.
+
+use clap::{Args, Subcommand};
+use gantry_client::MessageQueue;
+use gantry_proto::ids::Millis;
+use gantry_proto::names::GroupName;
+use gantry_proto::remoting::body::connection::ConsumerConnection;
+use gantry_proto::remoting::body::group::SubscriptionGroupConfig;
+use gantry_proto::remoting::body::stats::ConsumeStats;
+use serde_json::{Value, json};
+
+use super::args::{Consent, Format, Printing, Target};
+use super::output::{Failure, Output, time};
+
+/// What to do with consumer groups.
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Create a consumer group on every broker.
+    Create(Create),
+    /// List consumer groups.
+    List(List),
+    /// Show a group's members, offsets and lag.
+    Describe(Describe),
+    /// Delete a group and its offsets.
+    Delete(Delete),
+}
+
+/// `gantry group create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the group.
+    group: String,
+    /// How often a refused message is delivered again before it becomes a dead letter.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
+    retries: i32,
+    /// Refuse members that consume in broadcast mode.
+    #[arg(long)]
+    no_broadcast: bool,
+    /// Change the group if it exists.
+    #[arg(long)]
+    update: bool,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `gantry group list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show the system's own groups too.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `gantry group describe`.
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// Name of the group.
+    group: String,
+    /// Only this topic.
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `gantry group delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Name of the group.
+    group: String,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs `gantry group`.
+pub async fn run(command: GroupCommand) -> Result<(), Failure> {
+    match command {
+        GroupCommand::Create(args) => create(args).await,
+        GroupCommand::List(args) => list(&args).await,
+        GroupCommand::Describe(args) => describe(&args).await,
+        GroupCommand::Delete(args) => delete(&args).await,
+    }
+}
+
+async fn create(args: Create) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let admin = client.admin();
+    let existing = admin.groups().await?.remove(&args.group);
+    let wanted = SubscriptionGroupConfig {
+        group_name: args.group,
+        retry_max_times: args.retries,
+        consume_broadcast_enable: !args.no_broadcast,
+        ..existing.clone().unwrap_or_default()
+    };
+    let outcome = match &existing {
+        None => "created",
+        Some(there) if *there == wanted => "unchanged",
+        Some(_) if args.update => "changed",
+        Some(there) => {
+            return Err(Failure::Refused(format!(
+                "group {} exists with {} retries, broadcast {}; add --update to change it",
+                there.group_name,
+                there.retry_max_times,
+                if there.consume_broadcast_enable { "allowed" } else { "refused" }
+            )));
+        }
+    };
+    if outcome != "unchanged" {
+        admin.create_group(&wanted).await?;
+    }
+    done(args.printing, &wanted.group_name, outcome)?;
+    client.shutdown().await;
+    Ok(())
+}
+
+/// Says what became of a group: on standard error for people, as JSON on request.
+fn done(printing: Printing, group: &str, outcome: &str) -> Result<(), Failure> {
+    match printing.output {
+        Format::Text => eprintln!("group {group} {outcome}"),
+        Format::Json => {
+            let mut output = Output::new(printing.output);
+            output.json(&json!({"group": group, "outcome": outcome}))?;
+            output.flush()?;
+        }
+    }
+    Ok(())
+}
+
+async fn list(args: &List) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let groups: Vec<SubscriptionGroupConfig> = client
+        .admin()
+        .groups()
+        .await?
+        .into_values()
+        .filter(|group| args.all || !GroupName::internal(&group.group_name).is_system())
+        .collect();
+    let mut output = Output::new(args.printing.output);
+    match output.format() {
+        Format::Json => output.json(&groups.iter().map(config_json).collect::<Vec<_>>())?,
+        Format::Text => {
+            let rows: Vec<Vec<String>> = groups
+                .iter()
+                .map(|group| vec![group.group_name.clone(), group.retry_max_times.to_string()])
+                .collect();
+            output.table(&["GROUP", "RETRIES"], &rows)?;
+        }
+    }
+    output.flush()?;
+    client.shutdown().await;
+    Ok(())
+}
+
+fn config_json(group: &SubscriptionGroupConfig) -> Value {
+    json!({
+        "group": group.group_name, "retries": group.retry_max_times,
+        "broadcast": group.consume_broadcast_enable, "attributes": group.attributes,
+    })
+}
+
+struct Line {
+    queue: MessageQueue,
+    max: i64,
+    committed: i64,
+    last: Millis,
+}
+
+impl Line {
+    /// Messages that are not committed yet; all of them where nothing is.
+    fn lag(&self) -> i64 {
+        (self.max - self.committed.max(0)).max(0)
+    }
+}
+
+fn lines(stats: ConsumeStats) -> Vec<Line> {
+    let mut lines: Vec<Line> = stats
+        .offset_table
+        .into_iter()
+        .filter_map(|(queue, offsets)| {
+            Some(Line {
+                queue: super::queue(&queue)?,
+                max: offsets.broker_offset,
+                committed: offsets.consumer_offset,
+                last: Millis::new(offsets.last_timestamp),
+            })
+        })
+        .collect();
+    lines.sort_by(|a, b| a.queue.cmp(&b.queue));
+    lines
+}
+
+fn missing(group: &str) -> Failure {
+    Failure::Refused(format!("no consumer group is called {group}; see `gantry group list`"))
+}
+
+async fn describe(args: &Describe) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let admin = client.admin();
+    let config = admin.groups().await?.remove(&args.group).ok_or_else(|| missing(&args.group))?;
+    let members = admin.group_members(&args.group).await?.unwrap_or_default();
+    // A topic that the group has not touched is not there for it: that is no lag.
+    let lines = lines(admin.group_stats(&args.group, args.topic.as_deref()).await?);
+    let mut output = Output::new(args.printing.output);
+    match output.format() {
+        Format::Json => output.json(&description(&config, &members, &lines))?,
+        Format::Text => describe_text(&mut output, &config, &members, &lines)?,
+    }
+    output.flush()?;
+    client.shutdown().await;
+    Ok(())
+}
+
+fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, lines: &[Line]) -> Value {
+    let members: Vec<Value> = members
+        .connection_set
+        .iter()
+        .map(|member| {
+            json!({
+                "client_id": member.client_id, "address": member.client_addr,
+                "language": member.language.to_string(),
+            })
+        })
+        .collect();
+    let queues: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            json!({
+                "topic": line.queue.topic.as_str(), "broker": line.queue.broker.as_str(),
+                "queue": line.queue.id.get(), "max": line.max, "committed": line.committed,
+                "lag": line.lag(), "last_consumed_ms": line.last.get(),
+            })
+        })
+        .collect();
+    let mut all = config_json(config);
+    if let Value::Object(fields) = &mut all {
+        fields.insert("members".to_owned(), members.into());
+        fields.insert("queues".to_owned(), queues.into());
+        fields.insert("lag".to_owned(), lines.iter().map(Line::lag).sum::<i64>().into());
+    }
+    all
+}
+
+fn describe_text(
+    output: &mut Output,
+    config: &SubscriptionGroupConfig,
+    members: &ConsumerConnection,
+    lines: &[Line],
+) -> Result<(), Failure> {
+    let subscriptions: Vec<String> = members
+        .subscription_table
+        .iter()
+        .map(|(topic, subscription)| format!("{topic}:{}", subscription.sub_string))
+        .collect();
+    output.fields(&[
+        ("group", config.group_name.clone()),
+        ("retries", config.retry_max_times.to_string()),
+        ("members", members.connection_set.len().to_string()),
+        ("subscriptions", subscriptions.join(" ")),
+        ("lag", lines.iter().map(Line::lag).sum::<i64>().to_string()),
+    ])?;
+    if !members.connection_set.is_empty() {
+        let rows: Vec<Vec<String>> = members
+            .connection_set
+            .iter()
+            .map(|member| {
+                vec![member.client_id.clone(), member.client_addr.clone(), member.language.to_string()]
+            })
+            .collect();
+        output.table(&["MEMBER", "ADDRESS", "LANGUAGE"], &rows)?;
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| {
+            vec![
+                line.queue.topic.as_str().to_owned(),
+                line.queue.broker.as_str().to_owned(),
+                line.queue.id.to_string(),
+                line.committed.to_string(),
+                line.max.to_string(),
+                line.lag().to_string(),
+                time(line.last),
+            ]
+        })
+        .collect();
+    output.table(&["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"], &rows)
+}
+
+async fn delete(args: &Delete) -> Result<(), Failure> {
+    args.consent.require(&format!("this deletes group {} with its offsets", args.group))?;
+    let client = args.target.connect().await?;
+    if !client.admin().delete_group(&args.group).await? {
+        return Err(missing(&args.group));
+    }
+    done(args.printing, &args.group, "deleted")?;
+    client.shutdown().await;
+    Ok(())
+}
