@@ -5,6 +5,7 @@
 //! found, 2 usage; a failure ends with what to try.
 
 mod args;
+mod bench;
 mod consume;
 mod group;
 mod output;
@@ -53,6 +54,9 @@ enum Command {
     /// List transactions, end them, put expired ones back.
     #[command(subcommand)]
     Txn(txn::TxnCommand),
+    /// Measure a broker: Gantry or Apache RocketMQ.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// Runs the command line; exit code 0 is done, 1 refused or not found, 2 usage.
@@ -64,6 +68,10 @@ pub fn run() -> ExitCode {
         Command::Produce(args) => block_on(produce::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Txn(command) => block_on(txn::run(command)),
+        Command::Bench(command) => {
+            log_to_stderr("warn");
+            bench::run(command)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,6 +144,9 @@ mod tests {
             "gantry consume T --group G --from last --max 3 --output json",
             "gantry txn list --expired --group G",
             "gantry txn rollback ID --yes",
+            "gantry bench produce --threads 2 --in-flight 64 --size 128 --messages 1000 --rate 500/s",
+            "gantry bench consume --topic T --in-flight 8",
+            "gantry bench transaction --duration 2s --broker-pid 1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
@@ -148,6 +159,8 @@ mod tests {
             "gantry consume T --from yesterday",
             "gantry consume T --max 0",
             "gantry topic create T --queues 0",
+            "gantry bench produce --messages 10 --duration 2s",
+            "gantry bench produce --rate 0",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
