@@ -1,0 +1,344 @@
+//! The command line against the real binary: every command, as text and as JSON, with its exit codes; and the
+//! tour of the README as it is written there.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use gantry_client::{Client, ClientOptions, Message, Resolution};
+use gantry_tests::harness::{self, Ended, Gantry};
+use serde_json::Value;
+
+/// A broker and the commands that are sent to it.
+struct Shell {
+    broker: Gantry,
+    name_server: String,
+}
+
+impl Shell {
+    fn start() -> Self {
+        let broker = Gantry::start(&["--policy", "memory"]);
+        let name_server = broker.name_server().to_string();
+        Self { broker, name_server }
+    }
+
+    /// A command line, split at blanks.
+    fn run(&self, line: &str) -> Ended {
+        let mut arguments: Vec<&str> = line.split_whitespace().collect();
+        arguments.extend(["--name-server", &self.name_server]);
+        harness::run(&arguments)
+    }
+
+    /// The same, expecting that it is done.
+    fn ok(&self, line: &str) -> String {
+        let ended = self.run(line);
+        assert_eq!(ended.code, Some(0), "gantry {line}: {ended:?}");
+        ended.stdout
+    }
+
+    /// The same, with one JSON value as output.
+    fn json(&self, line: &str) -> Value {
+        let text = self.ok(&format!("{line} --output json"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("gantry {line}: {error} in {text:?}"))
+    }
+
+    /// The same, expecting a refusal that says `what`.
+    fn refused(&self, line: &str, code: i32, what: &str) {
+        refused(line, &self.run(line), code, what);
+    }
+
+    /// A command that reads `input`.
+    fn feed(&self, line: &str, input: &str) -> (i32, String, String) {
+        let mut child = Command::new(harness::binary())
+            .args(line.split_whitespace())
+            .args(["--name-server", &self.name_server])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+/// Nothing on standard output; on standard error a sentence that says what happened.
+fn refused(line: &str, ended: &Ended, code: i32, what: &str) {
+    let Ended { code: found, stdout, stderr } = ended;
+    assert_eq!(*found, Some(code), "gantry {line}: {ended:?}");
+    assert!(
+        stderr.contains("error: ") && stderr.contains(what),
+        "gantry {line}: expected {what:?} in {stderr}"
+    );
+    assert_eq!(stdout, "", "gantry {line}");
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect()
+}
+
+#[test]
+fn topics_are_created_listed_described_and_deleted() {
+    let shell = Shell::start();
+    assert_eq!(shell.json("topic create T --queues 4")["outcome"], "created");
+    assert_eq!(shell.json("topic create T --queues 4")["outcome"], "unchanged");
+    shell.refused("topic create T --queues 6", 1, "add --update");
+    assert_eq!(shell.json("topic create T --queues 6 --update")["outcome"], "changed");
+
+    assert_eq!(shell.ok("topic list"), "T\tuser\n");
+    let all = shell.json("topic list --all");
+    assert!(all.as_array().unwrap().iter().any(|topic| topic["kind"] == "system"), "{all}");
+
+    let described = shell.json("topic describe T");
+    assert_eq!((&described["write_queues"], &described["perm"]), (&6.into(), &"rw".into()));
+    assert_eq!(described["queues"].as_array().unwrap().len(), 6);
+    assert!(shell.ok("topic describe T").contains("queues\t6 read, 6 write"));
+    shell.refused("topic describe U", 1, "gantry topic list");
+
+    shell.refused("topic delete T", 2, "--yes");
+    assert_eq!(shell.json("topic delete T --yes")["outcome"], "deleted");
+    shell.refused("topic delete T --yes", 1, "no topic is called T");
+    assert_eq!(shell.ok("topic list"), "");
+}
+
+#[test]
+fn groups_are_created_listed_described_and_deleted() {
+    let shell = Shell::start();
+    assert_eq!(shell.json("group create G --retries 3")["outcome"], "created");
+    shell.refused("group create G --retries 4", 1, "add --update");
+    assert_eq!(shell.json("group create G --retries 4 --update")["outcome"], "changed");
+    assert_eq!(shell.ok("group list"), "G\t4\n");
+    assert_eq!(shell.json("group list")[0]["group"], "G");
+    assert_eq!(shell.json("group describe G")["retries"], 4);
+    shell.refused("group describe H", 1, "gantry group list");
+    shell.refused("group delete G", 2, "--yes");
+    assert_eq!(shell.json("group delete G --yes")["outcome"], "deleted");
+    shell.refused("group delete G --yes", 1, "no consumer group is called G");
+}
+
+#[test]
+fn lines_are_sent_and_printed_once_to_a_group() {
+    let shell = Shell::start();
+    shell.ok("topic create T --queues 1");
+    let (code, receipts, said) = shell.feed(
+        "produce T --key k1 --key k2 --tag new --property a=b --rate 500/s --output json",
+        "one\n\ntwo\r\nthree",
+    );
+    assert_eq!((code, said.as_str()), (0, "3 messages sent to T\n"));
+    let receipts = json_lines(&receipts);
+    let offsets: Vec<_> = receipts.iter().map(|receipt| receipt["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets, [0, 1, 2]);
+
+    let printed = json_lines(&shell.ok("consume T --group G --max 2 --output json"));
+    let bodies: Vec<_> = printed.iter().map(|message| message["body"].as_str().unwrap()).collect();
+    assert_eq!(bodies, ["one", "two"]);
+    assert_eq!(printed[0]["id"], receipts[0]["id"]);
+    assert_eq!(printed[0]["keys"], serde_json::json!(["k1", "k2"]));
+    assert_eq!((&printed[0]["tag"], &printed[0]["properties"]["a"]), (&"new".into(), &"b".into()));
+    assert_eq!(shell.json("group describe G")["lag"], 1);
+    assert!(shell.ok("group describe G").contains("lag\t1"));
+
+    assert_eq!(shell.ok("consume T --group G --idle 300ms"), "three\n");
+    assert_eq!(shell.ok("consume T --group G --idle 300ms"), "");
+    assert_eq!(
+        lines(&shell.ok("consume T --max 3")),
+        ["one", "two", "three"],
+        "without a group: from the first"
+    );
+    assert_eq!(shell.ok("consume T --from last --idle 300ms"), "");
+    assert_eq!(shell.ok("consume T --filter old --idle 300ms"), "");
+    let since_1970 = shell.ok("consume T --from 1970-01-01T00:00:01Z --max 1");
+    assert_eq!(since_1970, "one\n");
+    shell.refused("consume U --max 1", 1, "create the topic");
+}
+
+#[test]
+fn files_are_sent_and_delayed_messages_come_later() {
+    let shell = Shell::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lines");
+    fs::write(&file, "later\n").unwrap();
+    shell.ok(&format!("produce D --delay 1 --file {}", file.display()));
+    let printed = shell.ok("consume D --max 1 --output json");
+    let message: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(message["body"], "later");
+    let late = message["stored_ms"].as_i64().unwrap() - message["born_ms"].as_i64().unwrap();
+    assert!(late >= 900, "delay level 1 is a second, found {late} ms");
+    shell.refused("produce D --file /does/not/exist", 1, "name a readable file");
+    shell.refused("produce a/b", 2, "use letters");
+}
+
+#[test]
+fn operators_list_and_end_transactions() {
+    let shell = Shell::start();
+    assert_eq!(shell.ok("txn list"), "");
+    let ids = open_transactions(&shell.name_server, 2);
+    let listed = harness::wait_for("two open transactions", Duration::from_secs(10), || {
+        let listed = shell.json("txn list --group tellers");
+        if listed.as_array().is_some_and(|all| all.len() == 2) { Ok(listed) } else { Err(listed.to_string()) }
+    });
+    assert_eq!((&listed[0]["id"], &listed[0]["topic"]), (&ids[0].as_str().into(), &"T".into()));
+    assert!(shell.ok("txn list").contains("tellers"));
+    assert_eq!(shell.json("txn list --expired"), serde_json::json!([]));
+    assert_eq!(shell.json("txn list --group others"), serde_json::json!([]));
+
+    let [first, second] = [&ids[0], &ids[1]];
+    assert_eq!(shell.json(&format!("txn commit {first}"))["outcome"], "committed");
+    shell.refused(&format!("txn rollback {second}"), 2, "--yes");
+    assert_eq!(shell.json(&format!("txn rollback {second} --yes"))["outcome"], "rolled back");
+    assert_eq!(shell.ok("txn list"), "");
+    assert_eq!(shell.ok("consume T --max 1"), "0\n");
+    assert_eq!(shell.ok("consume T --idle 300ms"), "0\n");
+    shell.refused("txn commit NOBODY", 1, "gantry txn list");
+    shell.refused("txn redrive NOBODY", 1, "gantry txn list");
+}
+
+/// Leaves half messages behind, with their numbers as bodies. Gives the ids of their transactions.
+fn open_transactions(name_server: &str, count: usize) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(ClientOptions::new(name_server)).await.unwrap();
+        let producer =
+            client.transaction_producer("tellers", async |_| Resolution::Unknown).start().await.unwrap();
+        let mut ids = Vec::new();
+        for number in 0..count {
+            let open = producer.begin(Message::new("T", number.to_string())).await.unwrap();
+            ids.push(open.receipt().message_id.clone());
+        }
+        producer.shutdown().await;
+        client.shutdown().await;
+        ids
+    })
+}
+
+#[test]
+fn benches_report_what_they_did() {
+    let shell = Shell::start();
+    let pid = shell.broker.pid();
+    let sent = shell
+        .json(&format!("bench produce --messages 500 --warmup 100 --size 64 --broker-pid {pid} --label x"));
+    assert_eq!((&sent["messages"], &sent["errors"], &sent["label"]), (&500.into(), &0.into(), &"x".into()));
+    for field in ["p50", "p90", "p99", "p99.9", "max"] {
+        assert!(sent["latency_ms"][field].as_f64().unwrap() > 0.0, "{field} in {sent}");
+    }
+    assert!(sent["broker"]["rss_anon_peak_mib"].as_f64().unwrap() > 0.0, "{sent}");
+    assert!(sent["broker"]["cpu_seconds_per_million"].is_number(), "{sent}");
+
+    let batches = shell.json("bench produce --messages 100 --batch 7 --threads 2 --in-flight 3");
+    assert_eq!(batches["messages"], 100);
+    let paced = shell.json("bench produce --duration 500ms --rate 200/s");
+    assert_eq!((&paced["messages"], &paced["rate"]), (&100.into(), &200.0.into()));
+
+    let read = shell.json("bench consume --in-flight 3");
+    assert_eq!((&read["messages"], &read["errors"]), (&800.into(), &0.into()), "{read}");
+    let some = shell.json("bench consume --messages 40 --batch 10 --threads 2");
+    assert!((40..=160).contains(&some["messages"].as_i64().unwrap()), "{some}");
+
+    let ended = shell.json("bench transaction --topic X --messages 200 --rollback 50 --in-flight 8");
+    assert_eq!((&ended["messages"], &ended["errors"]), (&200.into(), &0.into()));
+    assert_eq!(shell.ok("txn list"), "", "every transaction was ended");
+    let committed = shell.json("bench consume --topic X");
+    assert_eq!(committed["messages"], 100);
+    assert!(shell.ok("bench produce --messages 10").contains("throughput\t"));
+}
+
+#[test]
+fn benches_refuse_what_cannot_be_measured() {
+    let shell = Shell::start();
+    shell.refused("bench produce --broker-pid 4294967295", 2, "no process 4294967295");
+    shell.refused("bench consume --topic U", 1, "create the topic");
+    shell.ok("topic create E");
+    shell.refused("bench consume --topic E", 1, "bench produce --topic E");
+    // What fails is counted, reported and makes the exit code 1.
+    let ended = shell.run("bench produce --messages 2 --size 5000000 --output json");
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((ended.code, &report["errors"], &report["messages"]), (Some(1), &2.into(), &0.into()));
+    assert!(ended.stderr.contains("2 operations failed"), "{}", ended.stderr);
+}
+
+#[test]
+fn without_a_server_every_command_says_what_to_check() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for line in [
+        "topic list",
+        "topic create T",
+        "group list",
+        "group describe G",
+        "produce T",
+        "consume T --max 1",
+        "txn list",
+        "txn commit X",
+        "bench produce --messages 1",
+        "bench consume",
+        "bench transaction --messages 1",
+    ] {
+        let arguments: Vec<&str> = line.split_whitespace().chain(["--name-server", &nobody]).collect();
+        refused(line, &harness::run(&arguments), 1, "check the address and that the server runs");
+    }
+    refused("", &harness::run(&["topic", "list", "--name-server", "nowhere"]), 2, "is not host:port");
+}
+
+#[test]
+fn usage_errors_are_exit_code_2() {
+    for line in [
+        "launch",
+        "produce",
+        "produce T --delay 19",
+        "consume T --from yesterday",
+        "topic create",
+        "topic create T --queues 0",
+        "bench produce --rate 0",
+        "bench produce --messages 5 --duration 2s",
+        "group describe",
+        "txn commit",
+        "serve --policy maybe",
+    ] {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let ended = harness::run(&arguments);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "gantry {line}: {ended:?}");
+    }
+    assert_eq!(harness::run(&["--help"]).code, Some(0));
+    assert_eq!(harness::run(&["--version"]).code, Some(0));
+}
+
+/// The shell blocks of the README's tour, run as they are. Only what builds something is left out.
+#[test]
+fn the_tour_of_the_readme_works() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let tour = readme.split("## Five minutes").nth(1).and_then(|text| text.split("\n## ").next()).unwrap();
+    let mut script = String::from("set -eu\n");
+    for block in tour.split("```sh\n").skip(1) {
+        for line in block.split("```").next().unwrap().lines().filter(|line| !line.starts_with("cargo ")) {
+            // As many messages as a test has time for.
+            script += &line.replace("--messages 200000", "--messages 2000");
+            script.push('\n');
+        }
+    }
+    assert!(script.matches("gantry ").count() >= 6, "the tour has commands:\n{script}");
+
+    let shell = Shell::start();
+    let bin = harness::binary().parent().unwrap().display().to_string();
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .env("PATH", path)
+        .env("GANTRY_NAME_SERVER", &shell.name_server)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{stdout}\n{stderr}");
+    for expected in
+        ["messages\t3", "first\n", "second\n", "third\n", "group\tbilling", "lag\t0", "throughput\t"]
+    {
+        assert!(stdout.contains(expected), "expected {expected:?} in {stdout}\n{stderr}");
+    }
+}
