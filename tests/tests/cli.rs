@@ -1,6 +1,8 @@
 //! The command line against the real binary: every command, as text and as JSON, with its exit codes; and the
 //! tour of the README as it is written there.
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
