@@ -1,10 +1,11 @@
 //! Feeds new records to the projections.
 //!
 //! There is no dispatcher thread: whoever moves the visible mark runs [`Dispatcher::run`]. If another
-//! thread is at it already, that one is left a note and takes the new records along.
+//! thread has the projections, to dispatch or to flush them, that one is left a note and applies the new
+//! records before it goes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::{TopicKind, TopicName};
@@ -36,13 +37,15 @@ pub struct Folds {
 
 /// The projections and how far they are.
 pub struct Dispatcher {
+    /// The note: something became visible. Whoever lets go of `state` looks at it afterwards.
     wanted: AtomicBool,
     folds: Folds,
-    /// Held by the thread that dispatches.
+    /// Held by the thread that dispatches or flushes.
     state: Mutex<State>,
 }
 
-struct State {
+/// What is dispatched from, and to.
+pub(super) struct State {
     at: PhyOffset,
     last_store_at: Millis,
     projections: Vec<Box<dyn Projection>>,
@@ -78,6 +81,20 @@ impl Dispatcher {
             self.wanted.store(false, Ordering::SeqCst);
             self.catch_up(&mut state, log);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `work` have the projections, then applies what became visible meanwhile: whoever came to do that
+    /// has left a note and gone.
+    pub(super) fn with<T>(&self, log: &Log, work: impl FnOnce(&mut State) -> T) -> T {
+        let done = work(&mut self.lock());
+        if self.wanted.load(Ordering::SeqCst) {
+            self.run(log);
+        }
+        done
     }
 
     fn catch_up(&self, state: &mut State, log: &Log) {
@@ -184,60 +201,61 @@ impl Dispatcher {
 
     /// Applies a record found by recovery.
     pub(super) fn replay(&self, view: RecordView<'_>, next: PhyOffset) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         self.apply(&mut state, view);
         state.at = next;
     }
 
-    /// Starts from `at`.
+    /// Starts from `at`. Part of recovery: nobody else dispatches yet.
     pub(super) fn seek(&self, at: PhyOffset) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).at = at;
+        self.lock().at = at;
+    }
+
+    /// Has every projection that is beyond `at` forget what is. Part of recovery.
+    pub(super) fn truncate(&self, at: PhyOffset) -> std::io::Result<()> {
+        let mut state = self.lock();
+        let mut beyond = state.projections.iter_mut().filter(|projection| projection.position() > at);
+        beyond.try_for_each(|projection| projection.truncate(at))
     }
 
     /// Tells every projection that recovery is through.
     pub(super) fn finish_replay(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for projection in &mut state.projections {
+        for projection in &mut self.lock().projections {
             projection.finish_batch();
         }
     }
 
     /// Whether a checkpoint is due before its time, for the memory that waits for it.
-    pub(super) fn is_full(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).index_is_full
+    pub(super) fn is_full(&self, log: &Log) -> bool {
+        self.with(log, |state| state.index_is_full)
     }
 
     /// Each projection's name and position.
-    pub(super) fn positions(&self) -> Vec<(&'static str, PhyOffset)> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.projections.iter().map(|projection| (projection.name(), projection.position())).collect()
+    pub(super) fn positions(&self, log: &Log) -> Vec<(&'static str, PhyOffset)> {
+        self.with(log, |state| {
+            state.projections.iter().map(|projection| (projection.name(), projection.position())).collect()
+        })
     }
 
     /// Makes everything applied so far durable. Returns the position and the store time of the last
     /// applied record.
-    pub(super) fn flush(&self) -> std::io::Result<(PhyOffset, Millis)> {
-        let (at, store_at) = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn flush(&self, log: &Log) -> std::io::Result<(PhyOffset, Millis)> {
+        let before = self.with(log, |state| {
             state.index_is_full = false;
             (state.at, state.last_store_at)
-        };
+        });
         self.folds.queues.flush()?;
         self.folds.index.write()?;
         self.folds.dedup.write()?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for projection in &mut state.projections {
-            projection.flush()?;
-        }
-        Ok((at, store_at))
+        self.with(log, |state| state.projections.iter_mut().try_for_each(|projection| projection.flush()))?;
+        Ok(before)
     }
 
-    /// Applies `change` to each projection.
-    pub(super) fn each(
-        &self,
-        mut change: impl FnMut(&mut dyn Projection) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.projections.iter_mut().try_for_each(|projection| change(projection.as_mut()))
+    /// Tells every projection that the log begins at `min` now.
+    pub(super) fn raise_min(&self, log: &Log, min: PhyOffset) -> std::io::Result<()> {
+        self.with(log, |state| {
+            state.projections.iter_mut().try_for_each(|projection| projection.raise_min(min))
+        })
     }
 }
 

@@ -349,14 +349,14 @@ impl Store {
 
     /// Whether much memory waits for a checkpoint.
     pub fn wants_checkpoint(&self) -> bool {
-        self.dispatcher.is_full()
+        self.dispatcher.is_full(&self.log)
     }
 
     fn raise_min(&self) -> io::Result<()> {
         let min = self.min_offset();
         self.folds.queues.each(|queue| queue.raise_min(min))?;
         self.folds.index.raise_min(min)?;
-        self.dispatcher.each(|projection| projection.raise_min(min))
+        self.dispatcher.raise_min(&self.log, min)
     }
 
     /// The queue, made when it is not there yet.
@@ -499,13 +499,13 @@ impl Store {
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
         let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
-        let (at, store_at) = self.dispatcher.flush()?;
+        let (at, store_at) = self.dispatcher.flush(&self.log)?;
         // After the projections: what they have applied must not be more than what the disk has.
         let flushed = self.log.flush().map_err(stopped)?;
         let durable = at.min(flushed);
         let mut projections: BTreeMap<String, u64> = self
             .dispatcher
-            .positions()
+            .positions(&self.log)
             .into_iter()
             .map(|(name, position)| (name.to_owned(), position.min(durable).get()))
             .collect();

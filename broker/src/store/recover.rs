@@ -113,11 +113,7 @@ pub(super) fn run(
     folds.queues.each(|queue| queue.truncate(at))?;
     folds.index.truncate(at)?;
     folds.dedup.truncate(at);
-    dispatcher.each(
-        |projection| {
-            if projection.position() > at { projection.truncate(at) } else { Ok(()) }
-        },
-    )?;
+    dispatcher.truncate(at)?;
     folds.queues.each(|queue| queue.raise_min(segments.min()))?;
     dispatcher.finish_replay();
     Ok(recovered)

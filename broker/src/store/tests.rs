@@ -102,6 +102,23 @@ async fn messages_are_kept_over_clean_and_unclean_stops() {
     }
 }
 
+/// A checkpoint holds the projections while it writes them; a send that comes then must not wait for the next.
+#[tokio::test]
+async fn what_became_visible_during_a_checkpoint_is_dispatched_behind_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let mut batch = Batch::new();
+    push(&store, &mut batch, "T", 0, b"meanwhile", "K");
+    let appended = store.dispatcher.with(&store.log, |_| {
+        let appended = store.append(&mut batch).expect("appended");
+        store.drive();
+        assert!(store.log.marks().dispatched.get() < appended.end, "the projections are in use");
+        appended
+    });
+    assert_eq!(store.log.marks().dispatched.get(), appended.end);
+    assert_eq!(bodies(&store, "T", 0), ["meanwhile"]);
+}
+
 #[tokio::test]
 async fn recovery_starts_at_the_checkpoint() {
     let dir = tempfile::tempdir().expect("a temporary directory");
