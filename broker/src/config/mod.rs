@@ -272,9 +272,11 @@ pub struct LimitsConfig {
     pub frame_bytes: u32,
     /// Most connections to one listener. Default 10 000.
     pub connections: usize,
-    /// Silence after which a connection is closed. Default 120 s.
+    /// Silence after which a connection is closed, and the time that a frame may take to arrive.
+    /// Default 120 s.
     pub idle: Duration,
-    /// Most bytes that wait to be sent to one client. Default 32 MiB.
+    /// Bytes that wait to be sent to one client from which on none of its requests is handled; what is under
+    /// way then comes on top. Default 32 MiB.
     pub outbound_bytes: usize,
     /// Most pulls that wait for a message, over all clients. Default 100 000.
     pub waiting_polls: usize,

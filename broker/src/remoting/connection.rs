@@ -77,6 +77,9 @@ pub(super) enum Closed {
     /// The client said nothing for too long.
     #[error("nothing was heard for {0:?}")]
     Idle(Duration),
+    /// The client began a frame and took too long to complete it.
+    #[error("a frame did not become whole within {0:?}")]
+    Slow(Duration),
     /// The bytes are not frames.
     #[error("not a frame: {0}")]
     Frame(#[from] FrameError),
@@ -102,6 +105,8 @@ pub(super) struct Connection {
     held_from: usize,
     /// Ends of transactions gathered from one read.
     pub(super) ends: Vec<super::transaction::PendingEnd>,
+    /// Whether the input may hold more complete frames: the answers so far are to be read first.
+    more_frames: bool,
     /// Whether something was appended since the store was driven last.
     pub(super) appended: bool,
     /// Memory for queue entries of one pull.
@@ -123,6 +128,7 @@ impl Connection {
             held_bytes: Vec::new(),
             held_from: 0,
             ends: Vec::new(),
+            more_frames: false,
             appended: false,
             entries: Vec::new(),
             ext: ExtFields::with_capacity(16),
@@ -181,27 +187,38 @@ impl Connection {
             if timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
-            input.reserve(want);
-            let may_read = self.inbox.beside.load(Ordering::Relaxed) < BESIDE_MAX
+            let may_go_on = self.inbox.beside.load(Ordering::Relaxed) < BESIDE_MAX
                 && (self.held.is_empty() || self.services.store.staged_bytes() < STAGED_PAUSE);
+            if self.more_frames && may_go_on {
+                heard = Instant::now();
+                want = self.take_frames(&mut input)?.max(READ_BYTES_MIN);
+                tokio::task::yield_now().await; // the others' turn
+                continue;
+            }
+            input.reserve(want);
+            let begun = !input.is_empty();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Closed::Stopping),
                 () = settled(&self.services, self.held.front()), if !self.held.is_empty() => {}
                 () = self.inbox.mailbox.woken() => self.take_inbox(),
-                read = stream.read_buf(&mut input), if may_read => {
+                read = stream.read_buf(&mut input), if may_go_on => {
                     let read = read?;
                     if read == 0 {
                         return Ok(Closed::ByPeer);
                     }
-                    heard = Instant::now();
+                    let had = input.len();
                     want = self.take_frames(&mut input)?.max(next_want(read, want));
+                    // A frame that comes in drips has no more time than silence.
+                    if !begun || input.len() < had {
+                        heard = Instant::now();
+                    }
                 }
                 Some(notice) = notices.recv() => outbound::write(self, &notice),
                 () = &mut timer => {
                     let now = Instant::now();
                     if now >= heard + idle {
-                        return Ok(Closed::Idle(idle));
+                        return Ok(if begun { Closed::Slow(idle) } else { Closed::Idle(idle) });
                     }
                     self.run_due(now);
                     let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
@@ -211,11 +228,17 @@ impl Connection {
         }
     }
 
-    /// Handles every complete frame; returns how many bytes the next one lacks.
+    /// Handles every complete frame, or as many as give the client enough to read; returns how many bytes
+    /// the next one lacks.
     fn take_frames(&mut self, input: &mut BytesMut) -> Result<usize, Closed> {
         let limit = self.services.config.limits.frame_bytes as usize;
         let mut taken = 0;
+        self.more_frames = false;
         let missing = loop {
+            if self.out.len() >= self.services.config.limits.outbound_bytes {
+                self.more_frames = true;
+                break 0;
+            }
             let rest = input.get(taken..).unwrap_or_default();
             let Some(frame) = Frame::cut(rest, limit)? else { break Frame::missing(rest, limit)? };
             self.take_frame(&frame)?;

@@ -101,7 +101,9 @@ async fn serve(services: Arc<Services>, stream: TcpStream, remote: SocketAddr) {
         Closed::Frame(_) | Closed::Header(_) => {
             tracing::warn!(%remote, why = %closed, "connection closed: the client does not speak this protocol");
         }
-        Closed::Idle(_) | Closed::Io(_) => tracing::info!(%remote, why = %closed, "connection closed"),
+        Closed::Idle(_) | Closed::Slow(_) | Closed::Io(_) => {
+            tracing::info!(%remote, why = %closed, "connection closed");
+        }
     }
 }
 
