@@ -111,8 +111,14 @@ fn committed(topics: &Topics, groups: &Groups, request: &OwnedCommand) -> Result
             "commitOffset is missing or below 0: commit what was consumed",
         )
     })?;
-    let key = Key { group, topic: topic.name.clone(), queue: queue_id(header.queue_id)? };
-    Ok((key, offset))
+    let queue = queue_id(header.queue_id)?;
+    let queues = topic.read_queues().max(topic.write_queues());
+    if queue.get() >= queues {
+        let why =
+            format!("topic {} has {queues} queues, there is no queue {queue}: refresh the route", topic.name);
+        return Err(Reply::refused(ResponseCode::InvalidParameter, why));
+    }
+    Ok((Key { group, topic: topic.name.clone(), queue }, offset))
 }
 
 /// Code 222. The offsets are kept on the answer; consumers are told by their next pull, or by the one that
