@@ -33,6 +33,8 @@ pub struct Gantry {
     dir: TempDir,
     store: PathBuf,
     flags: Vec<OsString>,
+    /// A command that runs the broker, if not the system itself.
+    through: Vec<OsString>,
     ports: Ports,
 }
 
@@ -41,18 +43,23 @@ impl Gantry {
     pub fn start(flags: &[&str]) -> Self {
         let dir = scratch();
         let store = dir.path().join("store");
-        Self::start_in(dir, store, flags)
+        Self::start_in(dir, store, flags, &[])
     }
 
     /// Starts a broker on a directory that the caller keeps.
     pub fn start_on(store: &Path, flags: &[&str]) -> Self {
-        Self::start_in(scratch(), store.to_owned(), flags)
+        Self::start_in(scratch(), store.to_owned(), flags, &[])
     }
 
-    fn start_in(dir: TempDir, store: PathBuf, flags: &[&str]) -> Self {
+    /// Starts a broker through another command, which must replace itself by what its last arguments say.
+    pub fn start_through(through: &[&str], store: &Path, flags: &[&str]) -> Self {
+        Self::start_in(scratch(), store.to_owned(), flags, through)
+    }
+
+    fn start_in(dir: TempDir, store: PathBuf, flags: &[&str], through: &[&str]) -> Self {
         let ports = ports::free().expect("free ports");
-        let flags = flags.iter().map(OsString::from).collect();
-        let mut gantry = Self { child: None, dir, store, flags, ports };
+        let [flags, through] = [flags, through].map(|all| all.iter().map(OsString::from).collect());
+        let mut gantry = Self { child: None, dir, store, flags, through, ports };
         gantry.restart();
         gantry
     }
@@ -78,7 +85,7 @@ impl Gantry {
     fn spawn(&mut self) -> ChildStdout {
         assert!(self.child.is_none(), "the broker still runs: stop it first");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut child = serve(&self.store)
+        let mut child = serve(&self.through, &self.store)
             .args(["--name-port", &self.ports.name.to_string()])
             .args(["--broker-port", &self.ports.broker.to_string()])
             .args(&self.flags)
@@ -176,7 +183,7 @@ pub fn run(arguments: &[&str]) -> Ended {
 
 /// Runs `gantry serve` on free ports, expecting that it refuses `store`.
 pub fn serve_refusing(store: &Path, flags: &[&str]) -> Ended {
-    finish(serve(store).args(["--name-port", "0", "--broker-port", "0"]).args(flags))
+    finish(serve(&[], store).args(["--name-port", "0", "--broker-port", "0"]).args(flags))
 }
 
 fn finish(command: &mut Command) -> Ended {
@@ -210,8 +217,10 @@ fn finish(command: &mut Command) -> Ended {
     Ended { code: status.code(), stdout, stderr }
 }
 
-fn serve(store: &Path) -> Command {
-    let mut command = Command::new(binary());
+fn serve(through: &[OsString], store: &Path) -> Command {
+    let mut words = through.iter().map(OsString::as_os_str).chain([binary().as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     command.arg("serve").arg("--store").arg(store).env_remove("RUST_LOG");
     command
 }
