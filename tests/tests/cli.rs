@@ -9,23 +9,30 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use gantry_client::{Client, ClientOptions, Message, Resolution};
+use gantry_client::{Client, ClientOptions, Message, Resolution, TransactionProducer};
+use gantry_tests::apache::Apache;
 use gantry_tests::harness::{self, Ended, Gantry};
 use serde_json::Value;
 
 /// A broker and the commands that are sent to it.
-struct Shell {
-    broker: Gantry,
+struct Shell<B> {
+    broker: B,
     name_server: String,
 }
 
-impl Shell {
+impl Shell<Gantry> {
     fn start() -> Self {
-        let broker = Gantry::start(&["--policy", "memory"]);
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
+        let broker = Gantry::start(&[&["--policy", "memory"], flags].concat());
         let name_server = broker.name_server().to_string();
         Self { broker, name_server }
     }
+}
 
+impl<B> Shell<B> {
     /// A command line, split at blanks.
     fn run(&self, line: &str) -> Ended {
         let mut arguments: Vec<&str> = line.split_whitespace().collect();
@@ -182,7 +189,7 @@ fn files_are_sent_and_delayed_messages_come_later() {
 fn operators_list_and_end_transactions() {
     let shell = Shell::start();
     assert_eq!(shell.ok("txn list"), "");
-    let ids = open_transactions(&shell.name_server, 2);
+    let Tellers { ids, .. } = open_transactions(&shell.name_server, 2);
     let listed = harness::wait_for("two open transactions", Duration::from_secs(10), || {
         let listed = shell.json("txn list --group tellers");
         if listed.as_array().is_some_and(|all| all.len() == 2) { Ok(listed) } else { Err(listed.to_string()) }
@@ -203,10 +210,44 @@ fn operators_list_and_end_transactions() {
     shell.refused("txn redrive NOBODY", 1, "gantry txn list");
 }
 
-/// Leaves half messages behind, with their numbers as bodies. Gives the ids of their transactions.
-fn open_transactions(name_server: &str, count: usize) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+#[test]
+fn expired_transactions_are_put_back_and_ended() {
+    // The one check is answered with "unknown".
+    let flags =
+        ["--transaction-timeout", "200ms", "--transaction-check-interval", "200ms", "--max-checks", "1"];
+    let shell = Shell::start_with(&flags);
+    let tellers = open_transactions(&shell.name_server, 1);
+    let id = &tellers.ids[0];
+    let expired = || {
+        let listed = shell.json("txn list --expired");
+        listed.as_array().unwrap().iter().filter(|one| one["state"] == "expired").cloned().collect::<Vec<_>>()
+    };
+    let expires = || {
+        harness::wait_for("one expired transaction", Duration::from_secs(20), || match &*expired() {
+            [one] if one["id"] == id.as_str() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    expires();
+    assert_eq!(shell.json(&format!("txn redrive {id}"))["outcome"], "open");
+    expires();
+    assert_eq!(shell.json(&format!("txn commit {id}"))["outcome"], "committed");
+    assert_eq!(shell.ok("consume T --max 1"), "0\n");
+    assert!(expired().is_empty());
+}
+
+/// A producer that never knows how its transactions end. It leaves when it is dropped.
+struct Tellers {
+    ids: Vec<String>,
+    _producer: TransactionProducer,
+    /// Keeps the producer's tasks running; last, so that it goes last.
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// Opens transactions on topic `T`, with their numbers as bodies.
+fn open_transactions(name_server: &str, count: usize) -> Tellers {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (ids, producer) = runtime.block_on(async {
         let client = Client::connect(ClientOptions::new(name_server)).await.unwrap();
         let producer =
             client.transaction_producer("tellers", async |_| Resolution::Unknown).start().await.unwrap();
@@ -215,10 +256,9 @@ fn open_transactions(name_server: &str, count: usize) -> Vec<String> {
             let open = producer.begin(Message::new("T", number.to_string())).await.unwrap();
             ids.push(open.receipt().message_id.clone());
         }
-        producer.shutdown().await;
-        client.shutdown().await;
-        ids
-    })
+        (ids, producer)
+    });
+    Tellers { ids, _producer: producer, _runtime: runtime }
 }
 
 #[test]
@@ -264,6 +304,44 @@ fn benches_refuse_what_cannot_be_measured() {
     let report: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!((ended.code, &report["errors"], &report["messages"]), (Some(1), &2.into(), &0.into()));
     assert!(ended.stderr.contains("2 operations failed"), "{}", ended.stderr);
+}
+
+#[test]
+fn apaches_broker_is_driven_alike() {
+    // Apache cannot delete a topic without its timer.
+    let broker = match Apache::start(&["timerWheelEnable=true"]) {
+        Ok(broker) => broker,
+        Err(why) => {
+            println!("SKIPPED cli against Apache: {why}");
+            return;
+        }
+    };
+    let shell = Shell { name_server: broker.name_server().to_owned(), broker };
+    assert_eq!(shell.json("topic create T --queues 2")["outcome"], "created");
+    assert_eq!(shell.json("topic describe T")["write_queues"], 2);
+    assert!(shell.ok("topic list").contains("T\tuser"));
+    assert_eq!(shell.json("group create G --retries 3")["outcome"], "created");
+    assert_eq!(shell.json("group describe G")["retries"], 3);
+    let (code, ..) = shell.feed("produce T --key k --tag t", "one\ntwo\n");
+    assert_eq!(code, 0);
+    let mut printed = shell.ok("consume T --group G --max 2").lines().map(str::to_owned).collect::<Vec<_>>();
+    printed.sort_unstable();
+    assert_eq!(printed, ["one", "two"]);
+    assert_eq!(shell.json("group describe G")["lag"], 0);
+
+    let sent = shell.json("bench produce --messages 2000 --warmup 100 --in-flight 16");
+    assert_eq!((&sent["messages"], &sent["errors"]), (&2000.into(), &0.into()), "{sent}");
+    let batches = shell.json("bench produce --messages 100 --batch 8 --in-flight 2");
+    assert_eq!((&batches["messages"], &batches["errors"]), (&100.into(), &0.into()), "{batches}");
+    let read = shell.json("bench consume");
+    assert_eq!((&read["messages"], &read["errors"]), (&2200.into(), &0.into()), "{read}");
+    let ended = shell.json("bench transaction --messages 500 --in-flight 16 --rollback 10");
+    assert_eq!((&ended["messages"], &ended["errors"]), (&500.into(), &0.into()), "{ended}");
+
+    // What only Gantry has is refused in words.
+    shell.refused("txn list", 1, "use a server that knows this request");
+    assert_eq!(shell.json("group delete G --yes")["outcome"], "deleted");
+    assert_eq!(shell.json("topic delete T --yes")["outcome"], "deleted");
 }
 
 #[test]
