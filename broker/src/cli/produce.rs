@@ -1,7 +1,7 @@
 //! `gantry produce`: sends lines, one message each.
 //!
-//! Lines are read on a thread of their own; up to [`IN_FLIGHT`] sends are under way at once, and their receipts
-//! are printed in the order of the lines.
+//! Lines are read on a thread of their own; up to [`IN_FLIGHT`] sends are under way at once. They go out in the order
+//! of the lines (only one that must be tried again falls behind); so do their receipts.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -155,6 +155,10 @@ async fn send_all(
         let line = tokio::select! {
             biased;
             () = &mut interrupted => break,
+            settled = sending.settle_oldest(), if !sending.under_way.is_empty() => {
+                settled?;
+                continue;
+            }
             line = lines.recv() => line,
         };
         let body = match line {
@@ -173,12 +177,13 @@ async fn send_all(
                 _ = pace.tick() => {}
             }
         }
-        if sending.under_way.len() >= IN_FLIGHT {
+        // The first one goes alone: it finds the route and connects, and those that waited for that with it would go
+        // on in any order.
+        if sending.sent == 0 || sending.under_way.len() >= IN_FLIGHT {
             sending.settle_oldest().await?;
         }
         let (producer, message) = (producer.clone(), message(args, &topic, body));
         sending.under_way.push_back(tokio::spawn(async move { producer.send(message).await }));
-        sending.settle_ready().await?;
     }
     while !sending.under_way.is_empty() {
         sending.settle_oldest().await?;
@@ -194,19 +199,13 @@ struct Sending {
 }
 
 impl Sending {
-    /// Prints what is done at the front, without waiting for more.
-    async fn settle_ready(&mut self) -> Result<(), Failure> {
-        let mut any = false;
-        while self.under_way.front().is_some_and(JoinHandle::is_finished) {
-            self.settle_oldest().await?;
-            any = true;
-        }
-        if any { self.output.flush() } else { Ok(()) }
-    }
-
+    /// Waits until the oldest one is done and prints its receipt. Giving up that wait loses nothing.
     async fn settle_oldest(&mut self) -> Result<(), Failure> {
-        let Some(oldest) = self.under_way.pop_front() else { return Ok(()) };
-        let receipt = oldest.await.map_err(|error| {
+        let Some(oldest) = self.under_way.front_mut() else { return Ok(()) };
+        let done = oldest.await;
+        // Only now: whoever gives up waiting must find it again.
+        self.under_way.pop_front();
+        let receipt = done.map_err(|error| {
             Failure::Refused(format!("a send was cut off: {error}; send the rest again"))
         })??;
         self.sent += 1;
