@@ -158,7 +158,7 @@ impl Drop for Gantry {
         }
         if std::thread::panicking() {
             let log = self.log();
-            let lines: Vec<_> = log.lines().collect();
+            let lines: Vec<_> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
             let tail = lines.get(lines.len().saturating_sub(LOG_TAIL)..).unwrap_or_default().join("\n");
             eprintln!("--- end of the broker's log, store {} ---\n{tail}\n---", self.store.display());
         }

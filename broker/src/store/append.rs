@@ -179,16 +179,18 @@ impl Staged {
 }
 
 impl Log {
-    /// The log behind `segments`, which end at `end`; everything below is on the disk.
+    /// The log behind `segments`, which end at `end`; everything below `flushed` is on the disk.
     pub fn new(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         segments: Segments,
         limits: LogLimits,
+        flushed: PhyOffset,
         end: PhyOffset,
     ) -> Self {
         let marks = Marks::default();
-        for mark in [&marks.written, &marks.flushed, &marks.visible, &marks.dispatched] {
+        marks.flushed.advance(flushed);
+        for mark in [&marks.written, &marks.visible, &marks.dispatched] {
             mark.advance(end);
         }
         let tail = Tail {

@@ -65,7 +65,7 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Maps the whole file for reading.
     fn map(&self) -> io::Result<Map>;
-    /// Makes every byte from `at` on zero, keeping the length, durably.
+    /// Makes every byte from `at` on zero. The length stays, also in a crash; durable with the next `sync`.
     fn zero_from(&self, at: u64) -> io::Result<()>;
 }
 
@@ -176,13 +176,27 @@ impl DiskFile for RealFile {
 
     fn zero_from(&self, at: u64) -> io::Result<()> {
         let len = self.file.metadata()?.len();
-        if at < len {
-            self.file.set_len(at)?;
-            self.file.set_len(len)?;
-            self.file.sync_all()?;
+        if at >= len {
+            return Ok(());
         }
-        Ok(())
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, punch, at, len - at) {
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&self.file, at, len),
+            other => Ok(other?),
+        }
     }
+}
+
+/// For file systems without holes.
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = from;
+    while at < to {
+        let len = zeros.len().min(usize::try_from(to - at).unwrap_or(usize::MAX));
+        file.write_all_at(&zeros[..len], at)?;
+        at += len as u64;
+    }
+    Ok(())
 }
 
 /// What lies in `dir`, sorted by name; names that are not UTF-8 are none of ours.

@@ -235,7 +235,8 @@ impl Store {
             allocate_step: options.allocate_step,
             reserve_bytes: options.reserve_bytes,
         };
-        let log = Log::new(Arc::clone(&disk), dir.to_path_buf(), segments, limits, recovered.end);
+        let flushed = recovered.from.min(recovered.end);
+        let log = Log::new(Arc::clone(&disk), dir.to_path_buf(), segments, limits, flushed, recovered.end);
         let store = Self {
             layout,
             disk,
@@ -253,7 +254,11 @@ impl Store {
             recovered,
             _lock: lock,
         };
-        store.save_checkpoint().map_err(io)?;
+        match options.policy {
+            // What was found is answered for from now on: a resend finds it and is acknowledged.
+            FlushPolicy::Disk => drop(store.log.flush().map_err(|failure| io(stopped(&failure)))?),
+            FlushPolicy::Memory => store.signal.request(),
+        }
         store.start_flusher().map_err(io)?;
         Ok(store)
     }
@@ -498,10 +503,9 @@ impl Store {
 
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
-        let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
         let (at, store_at) = self.dispatcher.flush(&self.log)?;
         // After the projections: what they have applied must not be more than what the disk has.
-        let flushed = self.log.flush().map_err(stopped)?;
+        let flushed = self.log.flush().map_err(|failure| stopped(&failure))?;
         let durable = at.min(flushed);
         let mut projections: BTreeMap<String, u64> = self
             .dispatcher
@@ -533,9 +537,8 @@ impl Store {
             return Ok(());
         }
         self.stop_flusher();
-        let stopped = |failure: Poisoned| io::Error::other(failure.to_string());
-        self.log.write_staged().map_err(stopped)?;
-        let flushed = self.log.flush().map_err(stopped)?;
+        self.log.write_staged().map_err(|failure| stopped(&failure))?;
+        let flushed = self.log.flush().map_err(|failure| stopped(&failure))?;
         self.log.marks().visible.advance(flushed);
         self.dispatcher.run(&self.log);
         self.save_checkpoint()?;
@@ -569,6 +572,10 @@ fn open_folds(disk: &Arc<dyn Disk>, layout: &Layout, options: &StoreOptions) -> 
         dedup: Arc::new(dedup),
         delay_levels: Arc::clone(&options.delay_levels),
     })
+}
+
+fn stopped(failure: &Poisoned) -> io::Error {
+    io::Error::other(failure.to_string())
 }
 
 /// Where recovery must start so that every projection gets what it lacks.

@@ -17,7 +17,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
@@ -80,6 +80,8 @@ pub struct Queue {
     next: AtomicU64,
     min: AtomicU64,
     max: AtomicU64,
+    /// Whether entries may be missing on the disk, and someone knows.
+    dirty: AtomicBool,
     /// Guards the files and the unwritten entries.
     files: Mutex<Files>,
 }
@@ -142,6 +144,7 @@ impl Queue {
             next: AtomicU64::new(end),
             min: AtomicU64::new(first),
             max: AtomicU64::new(end),
+            dirty: AtomicBool::new(false),
             files: Mutex::new(files),
         })
     }
@@ -234,14 +237,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Writes the entries that are only in memory; with `sync` also makes all of them durable.
-    pub(super) fn flush(&self, sync: bool) -> io::Result<()> {
+    /// Notes that there is something to [`flush`](Self::flush). Returns whether that is news.
+    pub(super) fn mark_dirty(&self) -> bool {
+        !self.dirty.load(Ordering::SeqCst) && !self.dirty.swap(true, Ordering::SeqCst)
+    }
+
+    /// Writes the entries that are only in memory and makes all of them durable.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        // First: an entry that comes meanwhile marks it again.
+        self.dirty.store(false, Ordering::SeqCst);
         let mut files = self.lock();
         files.write_pending()?;
-        if sync {
-            files.sync()?;
-        }
-        Ok(())
+        files.sync()
     }
 
     /// Forgets every entry of a record that does not end at or below `end`.
@@ -254,6 +261,12 @@ impl Queue {
         })?;
         if keep < last {
             files.cut(keep)?;
+        }
+        // With nothing left the log decides again where the queue begins: a crash in the middle of a cut may
+        // have left files whose predecessors are gone.
+        let keep = if keep == first && first < last { 0 } else { keep };
+        if keep == 0 {
+            self.min.store(0, Ordering::Release);
         }
         files.pending_at = keep;
         files.last_phy = match keep.checked_sub(1).filter(|at| *at >= first) {
@@ -451,7 +464,8 @@ impl Files {
     fn cut(&mut self, keep: u64) -> io::Result<()> {
         let byte = keep * ENTRY_BYTES;
         self.open.clear();
-        for start in self.starts()? {
+        // From the end: a crash on the way leaves no hole.
+        for start in self.starts()?.into_iter().rev() {
             if start >= byte {
                 self.disk.remove(&offset_path(&self.dir, start))?;
             } else if start + self.file_bytes > byte {
@@ -529,13 +543,13 @@ mod tests {
         for n in 0..40 {
             queue.push(entry(n, n * 100)).expect("push");
             if n == 20 {
-                queue.flush(true).expect("flush");
+                queue.flush().expect("flush");
             }
         }
         assert_eq!(all(&queue).len(), 40);
         assert_eq!(queue.entry(QueueOffset::new(33)), Some(entry(33, 3300)));
         queue.push(entry(12, 1)).expect("an entry that is there already is skipped");
-        queue.flush(true).expect("flush");
+        queue.flush().expect("flush");
         let again = open(dir.path());
         assert_eq!(all(&again), all(&queue));
         assert_eq!(again.assign(), QueueOffset::new(40));
@@ -553,6 +567,25 @@ mod tests {
         assert_eq!(open(dir.path()).max(), QueueOffset::new(17));
         queue.push(entry(17, 1700)).expect("push");
         assert_eq!(all(&queue).len(), 18);
+    }
+
+    /// A cut that was killed halfway left files without those before them.
+    #[test]
+    fn a_queue_without_its_first_files_is_built_again_from_its_first_entry() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let queue = open(dir.path());
+        for n in 0..40 {
+            queue.push(entry(n, n * 100)).expect("push");
+        }
+        queue.flush().expect("flush");
+        RealDisk.remove(&dir.path().join("T/0/00000000000000000000")).expect("removed");
+        let again = open(dir.path());
+        again.truncate(PhyOffset::ZERO).expect("truncate");
+        for n in 0..40 {
+            again.push(entry(n, n * 100)).expect("push");
+        }
+        assert_eq!((again.min(), again.max()), (QueueOffset::ZERO, QueueOffset::new(40)));
+        assert_eq!(all(&again), all(&queue));
     }
 
     #[test]
@@ -579,7 +612,7 @@ mod tests {
         assert_eq!(queue.min(), QueueOffset::new(21));
         let seen: Vec<_> = all(&queue).iter().map(QueueEntry::is_blank).collect();
         assert_eq!(seen, [false, true, true, false]);
-        queue.flush(true).expect("flush");
+        queue.flush().expect("flush");
         let files = RealDisk.list(&dir.path().join("T/0")).expect("listed");
         assert_eq!(files, [("00000000000000000320".to_owned(), 320)]);
     }

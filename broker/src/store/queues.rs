@@ -27,7 +27,7 @@ pub struct Queues {
     dir: PathBuf,
     file_bytes: u64,
     topics: RwLock<HashMap<TopicName, TopicQueues>>,
-    /// Queues with entries that are not on the disk yet.
+    /// Queues with entries that are not on the disk yet, each once.
     dirty: Mutex<Vec<Arc<Queue>>>,
 }
 
@@ -112,14 +112,13 @@ impl Queues {
 
     /// Adds one entry, remembering its queue for the next flush.
     pub(super) fn push(&self, queue: &Arc<Queue>, entry: QueueEntry) -> io::Result<()> {
-        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        if !dirty.last().is_some_and(|last| Arc::ptr_eq(last, queue))
-            && !dirty.iter().any(|known| Arc::ptr_eq(known, queue))
-        {
-            dirty.push(Arc::clone(queue));
+        let pushed = queue.push(entry);
+        // Behind the push: a flush that forgets the queue in between would leave the entry out, and the
+        // checkpoint after that would count it in.
+        if queue.mark_dirty() {
+            self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(queue));
         }
-        drop(dirty);
-        queue.push(entry)
+        pushed
     }
 
     /// Writes and syncs every entry that is not on the disk yet.
@@ -127,9 +126,11 @@ impl Queues {
         let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
         let mut failure = None;
         for queue in dirty {
-            if let Err(error) = queue.flush(true) {
+            if let Err(error) = queue.flush() {
                 failure = Some(error);
-                self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+                if queue.mark_dirty() {
+                    self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+                }
             }
         }
         failure.map_or(Ok(()), Err)

@@ -169,8 +169,6 @@ async fn damage_inside_the_log_costs_only_what_it_hit() {
     let mut bytes = std::fs::read(&path).expect("read");
     bytes[usize::try_from(hit.phy.get()).expect("small") + 90] ^= 1;
     std::fs::write(&path, &bytes).expect("written");
-    std::fs::remove_file(dir.path().join("gantry.checkpoint")).expect("removed");
-    std::fs::remove_file(dir.path().join("checkpoint")).expect("removed");
     let store = open(dir.path());
     assert_eq!(store.recovered().damaged, [(hit.phy, placed[6].phy)]);
     let left = bodies(&store, "T", 0);

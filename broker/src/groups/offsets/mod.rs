@@ -194,7 +194,8 @@ impl Projection for OffsetsProjection {
         // that now lie beyond the end of their queue.
         self.0.position.store(end.get(), Ordering::Release);
         self.0.table().mark_dirty();
-        Ok(())
+        // At once: a file of Apache's would count for records that follow now, too.
+        self.0.save()
     }
 }
 

@@ -163,6 +163,7 @@ async fn a_file_that_apache_wrote_wins_over_older_records() {
     offsets.commit(key("g", "T", 1), at(9)).await.unwrap();
     drop(offsets);
     let file = br#"{"dataVersion":{"counter":3},"offsetTable":{"T@g":{0:4}}}"#;
+    std::fs::create_dir_all(dir.path().join("config")).unwrap();
     std::fs::write(dir.path().join("config/consumerOffset.json"), file).unwrap();
     let offsets = open(dir.path());
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(4)));
@@ -178,6 +179,7 @@ async fn offsets_of_messages_that_were_lost_are_set_back_to_the_end() {
     let (dir, offsets) = filled().await;
     drop(offsets);
     let file = br#"{"offsetTable":{"T@g":{0:40,1:3}}}"#;
+    std::fs::create_dir_all(dir.path().join("config")).unwrap();
     std::fs::write(dir.path().join("config/consumerOffset.json"), file).unwrap();
     let offsets = open(dir.path());
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(10)));
