@@ -153,7 +153,7 @@ pub(crate) struct FromServer {
     pub connection: Connection,
 }
 
-/// A connection; clones are the same one. It ends when it breaks or is [`close`](Self::close)d.
+/// A connection; clones are the same one. It ends when it breaks or nobody holds it any more.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Shared>);
 

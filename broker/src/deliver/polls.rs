@@ -13,7 +13,7 @@ use gantry_proto::names::TopicName;
 use tokio::sync::Notify;
 
 use super::filter::Filter;
-use crate::store::{ApplyError, Dispatched, Projection, Queue};
+use crate::store::{ApplyError, Dispatched, Projection, Queue, Save};
 
 /// Where a connection is told which of its parked pulls to look at again.
 #[derive(Debug, Default)]
@@ -187,8 +187,8 @@ impl Projection for PollsProjection {
         Ok(())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+    fn save(&mut self) -> Option<Save> {
+        None
     }
 
     fn truncate(&mut self, _: PhyOffset) -> std::io::Result<()> {

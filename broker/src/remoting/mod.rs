@@ -1,6 +1,6 @@
 //! The remoting edge: frames of RocketMQ's own protocol on TCP.
 //!
-//! [`connection`] reads, [`dispatch`] finds the handler, one file per family decodes, calls one service
+//! `connection` reads, `dispatch` finds the handler, one file per family decodes, calls one service
 //! function and encodes. The hot families (`send`, `pull`, `transaction`) write straight into the
 //! connection's output; a handler of any other is a function `(services, request, caller) -> Handled`.
 

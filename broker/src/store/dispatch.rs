@@ -247,7 +247,10 @@ impl Dispatcher {
         self.folds.queues.flush()?;
         self.folds.index.write()?;
         self.folds.dedup.write()?;
-        self.with(log, |state| state.projections.iter_mut().try_for_each(|projection| projection.flush()))?;
+        let saves: Vec<_> = self.with(log, |state| {
+            state.projections.iter_mut().filter_map(|projection| projection.save()).collect()
+        });
+        saves.into_iter().try_for_each(|save| save())?;
         Ok(before)
     }
 

@@ -34,7 +34,7 @@ use gantry_proto::names::TopicName;
 use gantry_proto::record::RecordView;
 
 pub use append::{AppendError, Appended, Batch, Placed};
-pub use projection::{ApplyError, Dispatched, Projection};
+pub use projection::{ApplyError, Dispatched, Projection, Save};
 pub use queue::{Queue, QueueEntry};
 pub use recover::Recovered;
 pub use watermark::Poisoned;

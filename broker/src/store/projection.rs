@@ -35,6 +35,9 @@ pub enum ApplyError {
     },
 }
 
+/// Writes a projection's file.
+pub type Save = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// A fold over the commit log. Everything on disk but the log itself is one of these.
 ///
 /// It runs on whichever thread moved the visible watermark: it must be quick and must neither append
@@ -48,8 +51,9 @@ pub trait Projection: Send {
     fn position(&self) -> PhyOffset;
     /// Applies one record; records come in log order, and again after a crash: be idempotent.
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError>;
-    /// Makes everything below [`position`](Self::position) durable.
-    fn flush(&mut self) -> io::Result<()>;
+    /// What makes everything below [`position`](Self::position) durable, if there is something new. It is
+    /// run while records go on: it takes along what it needs, and when it fails the next call gives it again.
+    fn save(&mut self) -> Option<Save>;
     /// Forgets everything at or beyond `end`: the log was cut there.
     fn truncate(&mut self, end: PhyOffset) -> io::Result<()>;
     /// Called after each run of records: the place to wake whoever waits for them.

@@ -98,6 +98,9 @@ struct Files {
     pending_at: u64,
     /// First bytes of the files written since the last sync.
     unsynced: Vec<u64>,
+    /// A flush failed: what it was for may be gone, though the next one would succeed. No checkpoint may count
+    /// on these files any more.
+    sync_failed: bool,
     /// Where the last entry's record is: gaps repeat it so that positions never fall.
     last_phy: PhyOffset,
 }
@@ -128,6 +131,7 @@ impl Queue {
             pending: Vec::new(),
             pending_at: 0,
             unsynced: Vec::new(),
+            sync_failed: false,
             last_phy: PhyOffset::ZERO,
         };
         let (first, end) = files.bounds()?;
@@ -454,8 +458,15 @@ impl Files {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        if self.sync_failed {
+            return Err(io::Error::other(
+                "an earlier flush of this consume queue failed: restart the broker, which builds it again",
+            ));
+        }
         for start in std::mem::take(&mut self.unsynced) {
-            self.file(start)?.file.sync()?;
+            let synced = self.file(start).and_then(|file| file.file.sync());
+            self.sync_failed = synced.is_err();
+            synced?;
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use super::levels::Levels;
 use crate::clock::Clock;
 use crate::store::layout::{load_json, replace_json};
-use crate::store::{ApplyError, Dispatched, Projection};
+use crate::store::{ApplyError, Dispatched, Projection, Save};
 
 /// Without deliveries the file is written when its position has fallen this far behind.
 const POSITION_LAG_MAX: u64 = 16 * 1024 * 1024;
@@ -182,23 +182,20 @@ impl Projection for TimerProjection {
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn save(&mut self) -> Option<Save> {
         let position = self.shared.position();
         let bytes = {
             let mut cursors = self.shared.lock();
             if !cursors.dirty && position.since(self.saved) < POSITION_LAG_MAX && self.saved <= position {
-                return Ok(());
+                return None;
             }
             cursors.dirty = false;
             cursors.version += 1;
             encode(&cursors, position, self.clock.now())
         };
-        if let Err(error) = replace_json(&self.path, &bytes) {
-            self.shared.lock().dirty = true;
-            return Err(error);
-        }
         self.saved = position;
-        Ok(())
+        let (shared, path) = (Arc::clone(&self.shared), self.path.clone());
+        Some(Box::new(move || replace_json(&path, &bytes).inspect_err(|_| shared.lock().dirty = true)))
     }
 
     fn truncate(&mut self, end: PhyOffset) -> io::Result<()> {

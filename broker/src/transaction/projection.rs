@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
@@ -33,7 +33,7 @@ use super::table::{OpenHalf, Remains, Remembered, Table};
 use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
-use crate::store::{ApplyError, Dispatched, Projection};
+use crate::store::{ApplyError, Dispatched, Projection, Save};
 
 /// Tag of an op record: the halves that its body names are done.
 pub(super) const OP_TAG: &str = "d";
@@ -199,7 +199,7 @@ pub struct TransactionProjection {
     /// Something was applied since the last `finish_batch`.
     touched: bool,
     /// The table has changed since the snapshot was written.
-    dirty: bool,
+    dirty: Arc<AtomicBool>,
     /// Position in the snapshot.
     saved: PhyOffset,
 }
@@ -272,7 +272,7 @@ impl TransactionProjection {
         };
         let position = snapshot.as_ref().map_or(NO_BASE, |snapshot| snapshot.position);
         let saved = PhyOffset::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.position));
-        let dirty = snapshot.is_none();
+        let dirty = Arc::new(AtomicBool::new(snapshot.is_none()));
         let snapshot = snapshot.unwrap_or_default();
         let redriven = snapshot.redriven.iter().map(|&(from, to)| (PhyOffset::new(from), PhyOffset::new(to)));
         let state = SharedState {
@@ -301,7 +301,8 @@ impl Projection for TransactionProjection {
 
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
         let applied = if concerns(&record.view) {
-            (self.touched, self.dirty) = (true, true);
+            self.touched = true;
+            self.dirty.store(true, Ordering::SeqCst);
             self.shared.lock().apply(&record.view, &record.hot)
         } else {
             Ok(())
@@ -311,20 +312,25 @@ impl Projection for TransactionProjection {
         applied
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn save(&mut self) -> Option<Save> {
         let position = self.shared.position();
-        if !self.shared.has_base() || !self.dirty && position.since(self.saved) < POSITION_LAG_MAX {
-            return Ok(()); // nothing new, or nothing to say before the log has been read
+        let is_dirty = self.dirty.load(Ordering::SeqCst);
+        if !self.shared.has_base() || !is_dirty && position.since(self.saved) < POSITION_LAG_MAX {
+            return None; // nothing new, or nothing to say before the log has been read
         }
-        let bytes = {
+        let snapshot = {
             let mut state = self.shared.lock();
             let remains = state.table.remains();
-            let snapshot = Snapshot::new(position, &remains, &state.redriven);
-            serde_json::to_vec(&snapshot).map_err(io::Error::other)?
+            Snapshot::new(position, &remains, &state.redriven)
         };
-        replace_json(&self.path, &bytes)?;
-        (self.dirty, self.saved) = (false, position);
-        Ok(())
+        self.dirty.store(false, Ordering::SeqCst);
+        self.saved = position;
+        let (dirty, path) = (Arc::clone(&self.dirty), self.path.clone());
+        Some(Box::new(move || {
+            let bytes = serde_json::to_vec(&snapshot).map_err(io::Error::other);
+            let written = bytes.and_then(|bytes| replace_json(&path, &bytes));
+            written.inspect_err(|_| dirty.store(true, Ordering::SeqCst))
+        }))
     }
 
     fn truncate(&mut self, end: PhyOffset) -> io::Result<()> {
@@ -334,7 +340,7 @@ impl Projection for TransactionProjection {
             let rules = *state.table.rules();
             *state = SharedState { table: Table::new(rules), redriven: BTreeMap::new(), log_was_cut: true };
             self.shared.position.store(NO_BASE, Ordering::SeqCst);
-            self.dirty = true;
+            self.dirty.store(true, Ordering::SeqCst);
         }
         Ok(())
     }

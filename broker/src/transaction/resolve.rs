@@ -159,7 +159,7 @@ impl Transactions {
     }
 
     /// Appends the ends of several transactions together. The caller drives the store and waits until
-    /// [`StagedEnds::end`] is settled before it passes the answers on.
+    /// `StagedEnds::end` is settled before it passes the answers on.
     pub fn stage_ends(&self, requests: &[EndRequest]) -> StagedEnds {
         let mut answers = Vec::with_capacity(requests.len());
         let mut taken = Vec::with_capacity(requests.len());

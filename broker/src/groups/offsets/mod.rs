@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
-use crate::store::{AppendError, ApplyError, Batch, Dispatched, Poisoned, Projection, Store};
+use crate::store::{AppendError, ApplyError, Batch, Dispatched, Poisoned, Projection, Save, Store};
 
 pub use record::{Change, Key};
 use table::{Standing, Table};
@@ -185,8 +185,9 @@ impl Projection for OffsetsProjection {
         result
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.save()
+    fn save(&mut self) -> Option<Save> {
+        let shared = Arc::clone(&self.0);
+        Some(Box::new(move || shared.save()))
     }
 
     fn truncate(&mut self, end: PhyOffset) -> io::Result<()> {
