@@ -262,6 +262,7 @@ fn store_options(config: &Config, levels: &Levels) -> StoreOptions {
             keep_ms: millis(config.retention.time),
             keep_bytes: config.retention.bytes.unwrap_or(0),
             disk_high_ratio: f64::from(config.retention.force_percent) / 100.0,
+            disk_refuse_ratio: f64::from(config.retention.refuse_percent) / 100.0,
         },
         ..StoreOptions::default()
     }

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::remoting::context::{Handled, Reply};
 use crate::store::disk::RealDisk;
 use crate::store::index::IndexOptions;
+use crate::store::retain::Retention;
 use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
 use crate::topics::{TopicDefaults, Topics};
 
@@ -48,6 +49,8 @@ pub fn delaying_store(
         queue_file_bytes: 2000,
         index: IndexOptions { slots: 100, entries: 400 },
         reserve_bytes: 0,
+        // How full the machine's disk is decides no test.
+        retention: Retention { disk_high_ratio: 2.0, disk_refuse_ratio: 2.0, ..Retention::default() },
         delay_levels,
         ..StoreOptions::default()
     };

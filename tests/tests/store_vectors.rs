@@ -17,7 +17,8 @@ use gantry_tests::vectors::{load, make_store, unhex};
 use serde_json::Value;
 
 /// Vector records are old: nothing may be cleaned away.
-const KEEP: Retention = Retention { keep_ms: u64::MAX, keep_bytes: 0, disk_high_ratio: 2.0 };
+const KEEP: Retention =
+    Retention { keep_ms: u64::MAX, keep_bytes: 0, disk_high_ratio: 2.0, disk_refuse_ratio: 2.0 };
 
 fn open(dir: &Path, options: &StoreOptions) -> Store {
     let options = StoreOptions {

@@ -85,7 +85,7 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Vec<QueueEntry>)
         Filter::Tags(_) => SCAN_MAX,
     };
     scratch.clear();
-    queue.entries(from, scan, scratch);
+    store.entries(queue, from, scan, scratch);
     let mut pulled = Pulled { next: from, ..nothing(PullStatus::NoneMatched, from) };
     for entry in scratch.iter() {
         let size = entry.size as usize;
@@ -98,11 +98,12 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Vec<QueueEntry>)
         if full {
             break;
         }
-        match store.read(entry.phy, entry.size) {
-            Ok(slice) => {
+        match store.message(queue, entry) {
+            Ok(Some(slice)) => {
                 pulled.bytes += slice.len();
                 pulled.messages.push(slice);
             }
+            Ok(None) => {}
             Err(error @ ReadError::Gone { .. }) => {
                 tracing::debug!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "a pulled message was just cleaned away");
             }

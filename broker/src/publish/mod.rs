@@ -250,6 +250,7 @@ impl Publisher {
         {
             return Ok(Sent { waits: hot.waits_for_store(), ..sent });
         }
+        self.store.check_room()?;
         let appended = self.store.append(&mut scratch.batch)?;
         let Some(placed) = scratch.batch.placed().first().copied() else {
             return Err(SendError::EmptyBatch);
@@ -324,6 +325,7 @@ impl Publisher {
             return Err(SendError::EmptyBatch);
         }
         if !scratch.batch.is_empty() {
+            self.store.check_room()?;
             let appended = self.store.append(&mut scratch.batch)?;
             for ((number, dedup), placed) in new.into_iter().zip(scratch.batch.placed()) {
                 if let Some(key) = dedup {

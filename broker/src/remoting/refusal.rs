@@ -15,7 +15,10 @@ use crate::transaction::{BeginError, EndError, OperatorError, RedriveError};
 pub(super) fn append(error: &AppendError) -> ResponseCode {
     match error {
         AppendError::TooLarge { .. } => ResponseCode::MessageIllegal,
-        AppendError::DiskFull { .. } | AppendError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
+        AppendError::DiskFull { .. }
+        | AppendError::Crowded { .. }
+        | AppendError::NoRoom { .. }
+        | AppendError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
         AppendError::Behind { .. } => ResponseCode::SystemBusy,
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
@@ -113,6 +114,29 @@ pub enum AppendError {
         /// Bytes kept in reserve.
         reserve: u64,
     },
+    /// The disk is fuller than messages may make it.
+    #[error(
+        "the disk of {dir} is {used:.1} % full, messages are refused from {limit:.0} % on: free space or lower the retention"
+    )]
+    Crowded {
+        /// The log's directory.
+        dir: PathBuf,
+        /// Used share in percent.
+        used: f64,
+        /// Share in percent from which on messages are refused.
+        limit: f64,
+    },
+    /// The system has no room for the log's file.
+    #[error(
+        "no space can be reserved for the log in {dir}: free space, or raise the quota or limit of file sizes"
+    )]
+    NoRoom {
+        /// The log's directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Writing or flushing has fallen behind.
     #[error(
         "{staged} bytes wait to be written, the limit is {limit}: the disk is slower than the senders, try again shortly"
@@ -137,6 +161,8 @@ pub struct LogLimits {
     pub allocate_step: u64,
     /// Bytes of the disk that appends leave free.
     pub reserve_bytes: u64,
+    /// Used share of the disk above which no new messages are taken, 0.0 to 1.0.
+    pub refuse_ratio: f64,
 }
 
 /// The commit log while it is written.
@@ -149,6 +175,10 @@ pub struct Log {
     limits: LogLimits,
     /// The end of the log and the bytes not yet written. The one place where offsets are assigned.
     tail: Mutex<Tail>,
+    /// Whether the disk was too full for messages when it was looked at last.
+    crowded: AtomicBool,
+    /// Whether the log's next bytes had no room when they were last asked for.
+    refusing: AtomicBool,
     /// Held while staged bytes are written; keeps a spare buffer.
     writer: Mutex<Staged>,
 }
@@ -199,7 +229,19 @@ impl Log {
             staged: Staged::default(),
             last_store_at: Millis::ZERO,
         };
-        Self { segments, disk, dir, marks, limits, tail: Mutex::new(tail), writer: Mutex::default() }
+        let log = Self {
+            segments,
+            disk,
+            dir,
+            marks,
+            limits,
+            tail: Mutex::new(tail),
+            crowded: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            writer: Mutex::default(),
+        };
+        log.look_at_disk();
+        log
     }
 
     /// The files.
@@ -258,29 +300,79 @@ impl Log {
         bytes - end % bytes
     }
 
+    /// Looks how full the disk is, for [`check_room`](Self::check_room).
+    pub fn look_at_disk(&self) {
+        self.note_space(self.space());
+    }
+
+    /// Whether there is room for new messages. Costs nothing unless the disk was too full at the last look;
+    /// then it is looked at again.
+    pub fn check_room(&self) -> Result<(), AppendError> {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let space = self.space();
+        self.note_space(space);
+        if space.used_ratio() <= self.limits.refuse_ratio {
+            return Ok(());
+        }
+        let (used, limit) = (space.used_ratio() * 100.0, self.limits.refuse_ratio * 100.0);
+        Err(AppendError::Crowded { dir: self.dir.clone(), used, limit })
+    }
+
+    /// Free space; plenty when the system does not say.
+    fn space(&self) -> Space {
+        self.disk.space(&self.dir).unwrap_or(Space { total: 0, available: u64::MAX })
+    }
+
+    fn note_space(&self, space: Space) {
+        let crowded = space.used_ratio() > self.limits.refuse_ratio;
+        if crowded == self.crowded.swap(crowded, Ordering::Relaxed) {
+            return;
+        }
+        let (available, total) = (space.available, space.total);
+        if crowded {
+            tracing::error!(
+                available,
+                total,
+                "the disk is too full: no new messages are taken until there is room"
+            );
+        } else {
+            tracing::info!(available, total, "the disk has room again: messages are taken");
+        }
+    }
+
     /// Reserves disk blocks so that `start..start + size` can be written.
     fn allocate(&self, tail: &mut Tail, start: u64, size: u64) -> Result<(), AppendError> {
-        let space = self.disk.space(&self.dir).unwrap_or(Space { total: 0, available: u64::MAX });
+        let reserved = self.try_allocate(start, size);
+        let refused = reserved.is_err();
+        if refused != self.refusing.swap(refused, Ordering::Relaxed) {
+            if let Err(error) = &reserved {
+                let cause = std::error::Error::source(error).map(ToString::to_string);
+                tracing::error!(%error, cause, at = start, "the log has no room: the broker takes no more messages for now");
+            } else {
+                tracing::info!(at = start, "the log has room again");
+            }
+        }
+        tail.allocated = start + reserved?;
+        Ok(())
+    }
+
+    /// Reserves a step of blocks from `start` on; gives its length.
+    fn try_allocate(&self, start: u64, size: u64) -> Result<u64, AppendError> {
+        let space = self.space();
+        self.note_space(space);
         let step = self.limits.allocate_step.max(size).min(self.room(start));
-        let full = |available| AppendError::DiskFull {
-            dir: self.dir.clone(),
-            available,
-            reserve: self.limits.reserve_bytes,
-        };
         if space.available < step.saturating_add(self.limits.reserve_bytes) {
-            return Err(full(space.available));
+            let (available, reserve) = (space.available, self.limits.reserve_bytes);
+            return Err(AppendError::DiskFull { dir: self.dir.clone(), available, reserve });
         }
         let at = start % self.segments.segment_bytes();
-        let reserved = self
-            .segments
+        self.segments
             .find_or_create(PhyOffset::new(start))
-            .and_then(|segment| segment.file().allocate(at, step));
-        if let Err(error) = reserved {
-            tracing::error!(%error, at = start, "cannot reserve log space");
-            return Err(full(space.available));
-        }
-        tail.allocated = start + step;
-        Ok(())
+            .and_then(|segment| segment.file().allocate(at, step))
+            .map_err(|source| AppendError::NoRoom { dir: self.dir.clone(), source })?;
+        Ok(step)
     }
 
     /// Writes everything staged so far and moves the written mark. A failure stops the log.

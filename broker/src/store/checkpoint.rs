@@ -34,6 +34,13 @@ pub struct Positions {
     pub format: u32,
     /// Log bytes below are on the disk.
     pub flushed: u64,
+    /// Length of the log's files in bytes; `None` in checkpoints of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_bytes: Option<u64>,
+    /// How many entries all consume queues had ever had for the log below their position here: tells queue
+    /// files that lost their ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_entries: Option<u64>,
     /// For each projection, the log position below which it is durable.
     pub projections: BTreeMap<String, u64>,
 }
@@ -170,7 +177,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let layout = Layout::new(dir.path());
         assert_eq!(load(&layout).expect("none yet"), None);
-        let mut positions = Positions { format: FORMAT, flushed: 5, projections: BTreeMap::new() };
+        let mut positions = Positions { format: FORMAT, flushed: 5, ..Positions::default() };
         positions.projections.insert("queues".to_owned(), 4);
         save(&RealDisk, &layout, &positions, &PeerCheckpoint::default()).expect("saved");
         assert_eq!(load(&layout).expect("loaded"), Some(positions.clone()));

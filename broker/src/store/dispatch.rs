@@ -35,6 +35,43 @@ pub struct Folds {
     pub delay_levels: DelayLevels,
 }
 
+impl Folds {
+    /// The entry that lists a record in its queue.
+    pub(super) fn entry(&self, queue: &Queue, view: &RecordView<'_>) -> QueueEntry {
+        self.entry_of(queue, view, &view.properties().scan())
+    }
+
+    fn entry_of(&self, queue: &Queue, view: &RecordView<'_>, hot: &HotProperties<'_>) -> QueueEntry {
+        QueueEntry {
+            at: view.queue_offset(),
+            phy: view.phy_offset(),
+            size: view.total_size(),
+            tags_code: self.tags_code(queue, view, hot),
+        }
+    }
+
+    /// The due time in the schedule topic, the tag's hash everywhere else.
+    fn tags_code(&self, queue: &Queue, view: &RecordView<'_>, hot: &HotProperties<'_>) -> i64 {
+        if queue.kind() == TopicKind::Schedule
+            && let Some(level) = hot.delay_level
+            && let Some(last) = self.delay_levels.len().checked_sub(1)
+        {
+            let number = usize::try_from(level.saturating_sub(1)).unwrap_or(0).min(last);
+            let delay = self.delay_levels.get(number).copied().unwrap_or(0);
+            return view.store_at().plus(delay).get();
+        }
+        tags_code(hot.tags)
+    }
+}
+
+/// Whether a queue lists the record: half messages and rollbacks are in none.
+pub(super) fn is_listed(view: &RecordView<'_>) -> bool {
+    match view.sys_flag().transaction() {
+        TransactionFlag::None | TransactionFlag::Commit => true,
+        TransactionFlag::Prepared | TransactionFlag::Rollback => false,
+    }
+}
+
 /// The projections and how far they are.
 pub struct Dispatcher {
     /// The note: something became visible. Whoever lets go of `state` looks at it afterwards.
@@ -42,6 +79,17 @@ pub struct Dispatcher {
     folds: Folds,
     /// Held by the thread that dispatches or flushes.
     state: Mutex<State>,
+}
+
+/// How far the projections are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applied {
+    /// Every record below was applied.
+    pub at: PhyOffset,
+    /// Store time of the last of them.
+    pub store_at: Millis,
+    /// Entries that all queues have ever had for them.
+    pub queue_entries: u64,
 }
 
 /// What is dispatched from, and to.
@@ -129,12 +177,7 @@ impl Dispatcher {
         let hot = view.properties().scan();
         let queue = self.queue_of(state, &view);
         if let Some(queue) = &queue {
-            let entry = QueueEntry {
-                at: view.queue_offset(),
-                phy: view.phy_offset(),
-                size: view.total_size(),
-                tags_code: self.tags_code(queue, &view, &hot),
-            };
+            let entry = self.folds.entry_of(queue, &view, &hot);
             if let Err(error) = self.folds.queues.push(queue, entry) {
                 tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), "cannot write consume queue; the entry stays in memory");
             }
@@ -159,9 +202,8 @@ impl Dispatcher {
     }
 
     fn queue_of(&self, state: &State, view: &RecordView<'_>) -> Option<Arc<Queue>> {
-        match view.sys_flag().transaction() {
-            TransactionFlag::None | TransactionFlag::Commit => {}
-            TransactionFlag::Prepared | TransactionFlag::Rollback => return None,
+        if !is_listed(view) {
+            return None;
         }
         let id = view.queue_id();
         if let Some(last) = &state.last_queue
@@ -184,19 +226,6 @@ impl Dispatcher {
                 None
             }
         }
-    }
-
-    /// The due time in the schedule topic, the tag's hash everywhere else.
-    fn tags_code(&self, queue: &Queue, view: &RecordView<'_>, hot: &HotProperties<'_>) -> i64 {
-        if queue.kind() == TopicKind::Schedule
-            && let Some(level) = hot.delay_level
-            && let Some(last) = self.folds.delay_levels.len().checked_sub(1)
-        {
-            let number = usize::try_from(level.saturating_sub(1)).unwrap_or(0).min(last);
-            let delay = self.folds.delay_levels.get(number).copied().unwrap_or(0);
-            return view.store_at().plus(delay).get();
-        }
-        tags_code(hot.tags)
     }
 
     /// Applies a record found by recovery.
@@ -237,12 +266,12 @@ impl Dispatcher {
         })
     }
 
-    /// Makes everything applied so far durable. Returns the position and the store time of the last
-    /// applied record.
-    pub(super) fn flush(&self, log: &Log) -> std::io::Result<(PhyOffset, Millis)> {
+    /// Makes everything applied so far durable. Returns how much that was when it began.
+    pub(super) fn flush(&self, log: &Log) -> std::io::Result<Applied> {
         let before = self.with(log, |state| {
             state.index_is_full = false;
-            (state.at, state.last_store_at)
+            let queue_entries = self.folds.queues.entries_ever();
+            Applied { at: state.at, store_at: state.last_store_at, queue_entries }
         });
         self.folds.queues.flush()?;
         self.folds.index.write()?;

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod projection;
 pub mod queue;
 pub mod queues;
+mod read;
 pub mod recover;
 pub mod replay;
 pub mod retain;
@@ -23,19 +24,18 @@ pub mod watermark;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
-use gantry_proto::record::RecordView;
 
 pub use append::{AppendError, Appended, Batch, Placed};
 pub use projection::{ApplyError, Dispatched, Projection, Save};
 pub use queue::{Queue, QueueEntry};
+pub use read::{LogSlice, ReadError};
 pub use recover::Recovered;
 pub use watermark::Poisoned;
 
@@ -43,7 +43,7 @@ use crate::clock::Clock;
 use append::{Log, LogLimits};
 use checkpoint::{CheckpointError, PeerCheckpoint, Positions};
 use dedup::{DedupOptions, DedupWindow};
-use disk::{DirLock, Disk, Map};
+use disk::{DirLock, Disk};
 use dispatch::{DelayLevels, Dispatcher, Folds};
 use flush::FlushSignal;
 use index::{IndexOptions, KeyIndex};
@@ -51,9 +51,6 @@ use layout::Layout;
 use queues::Queues;
 use retain::{Hold, Holds, Retention};
 use segments::{Segments, SegmentsError};
-
-/// Bytes behind the written end whose records are served without checking their checksum again.
-const RECENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,63 +126,6 @@ pub enum OpenError {
     },
 }
 
-/// Why bytes of the log cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The position was cleaned away.
-    #[error("log position {at} is gone, the log starts at {min}")]
-    Gone {
-        /// What was asked for.
-        at: PhyOffset,
-        /// Where the log starts.
-        min: PhyOffset,
-    },
-    /// The position was not written yet, or no record starts there.
-    #[error("no record starts at log position {at}")]
-    Nothing {
-        /// What was asked for.
-        at: PhyOffset,
-    },
-    /// The record's checksum does not match.
-    #[error("the record at log position {at} is damaged ({what}); it is not served")]
-    Damaged {
-        /// Where it starts.
-        at: PhyOffset,
-        /// What did not check out.
-        what: String,
-    },
-    /// The file cannot be mapped.
-    #[error("cannot read the log at {at}")]
-    Io {
-        /// What was asked for.
-        at: PhyOffset,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// Bytes of the log, shared with the file's map.
-#[derive(Clone, Debug)]
-pub struct LogSlice {
-    map: Map,
-    from: usize,
-    to: usize,
-}
-
-impl Deref for LogSlice {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        self.map.get(self.from..self.to).unwrap_or_default()
-    }
-}
-
-impl AsRef<[u8]> for LogSlice {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
 /// An open store. Dropping it without [`close`](Self::close) leaves the abort marker, as a crash would.
 #[derive(Debug)]
 pub struct Store {
@@ -221,19 +161,25 @@ impl Store {
         let lock = DirLock::take(&layout.lock()).map_err(io)?.ok_or_else(|| OpenError::Locked(dir.into()))?;
         let positions = checkpoint::load(&layout)?;
         let clean = !layout.abort().exists();
-        let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes)?;
+        let known =
+            positions.as_ref().is_some_and(|known| known.segment_bytes == Some(options.segment_bytes));
+        let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes, known)?;
         let folds = open_folds(&disk, &layout, options).map_err(io)?;
         disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
 
         let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
+        let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;
+        let from = if whole { from } else { segments.min() };
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
         let recovered = recover::run(&segments, &folds, &dispatcher, from).map_err(io)?;
         let recovered = Recovered { clean, ..recovered };
+        report_lost(&recovered, positions.as_ref());
 
         let limits = LogLimits {
             staged_bytes_max: options.staged_bytes_max,
             allocate_step: options.allocate_step,
             reserve_bytes: options.reserve_bytes,
+            refuse_ratio: options.retention.disk_refuse_ratio,
         };
         let flushed = recovered.from.min(recovered.end);
         let log = Log::new(Arc::clone(&disk), dir.to_path_buf(), segments, limits, flushed, recovered.end);
@@ -343,10 +289,17 @@ impl Store {
         self.holds.hold(at)
     }
 
+    /// Whether there is room for new messages. What goes with messages that were taken (offsets, ends of
+    /// transactions, deliveries of delayed ones) may go on where this says no, down to the reserve.
+    pub fn check_room(&self) -> Result<(), AppendError> {
+        self.log.check_room()
+    }
+
     /// One round of housekeeping: a checkpoint when something is new, expired ids, retention. Blocks on
     /// the disk; to be called every few seconds, and sooner when [`wants_checkpoint`](Self::wants_checkpoint).
     pub fn keep_house(&self) -> io::Result<()> {
         let now = self.clock.now();
+        self.log.look_at_disk();
         self.folds.dedup.expire(now);
         self.save_checkpoint()?;
         retain::clean(self, &self.holds, &self.retention, now).map(|_| ())
@@ -386,7 +339,9 @@ impl Store {
 
     /// Drops a topic's consume queues. Its records stay in the log until that is cleaned.
     pub fn remove_topic(&self, topic: &str) -> io::Result<()> {
-        self.folds.queues.remove_topic(topic)
+        self.folds.queues.remove_topic(topic)?;
+        // The checkpoint counts the entries of all queues.
+        self.save_checkpoint()
     }
 
     /// Gives the batch's records their places. They are written by the next [`drive`](Self::drive).
@@ -449,64 +404,12 @@ impl Store {
         self.log.staged_bytes()
     }
 
-    /// `size` bytes of the log from `at` on: a record, as a queue entry names it. Its checksum is
-    /// checked unless it was written recently.
-    pub fn read(&self, at: PhyOffset, size: u32) -> Result<LogSlice, ReadError> {
-        let written = self.max_offset();
-        let min = self.min_offset();
-        if at < min {
-            return Err(ReadError::Gone { at, min });
-        }
-        if at + u64::from(size) > written {
-            return Err(ReadError::Nothing { at });
-        }
-        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
-        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
-        let from = usize::try_from(at.since(segment.start())).unwrap_or(usize::MAX);
-        let slice = LogSlice { map: map.clone(), from, to: from.saturating_add(size as usize) };
-        if slice.len() != size as usize {
-            return Err(ReadError::Nothing { at });
-        }
-        if written.since(at) > RECENT_BYTES {
-            check_whole(&slice, at)?;
-        }
-        Ok(slice)
-    }
-
-    /// The whole record that starts at `at`.
-    pub fn record_at(&self, at: PhyOffset) -> Result<LogSlice, ReadError> {
-        let min = self.min_offset();
-        let written = self.max_offset();
-        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
-        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
-        let offset =
-            |position: PhyOffset| usize::try_from(position.since(segment.start())).unwrap_or(usize::MAX);
-        let (from, end) = (offset(at), offset(written).min(map.len()));
-        let rest = map.get(from..end).ok_or(ReadError::Nothing { at })?;
-        let view = RecordView::parse(rest).map_err(|_| ReadError::Nothing { at })?;
-        let to = from.saturating_add(view.total_size() as usize);
-        let slice = LogSlice { map: map.clone(), from, to };
-        check_whole(&slice, at)?;
-        Ok(slice)
-    }
-
-    /// Store time of the message an entry points to; `None` when it is gone or damaged.
-    pub fn store_time(&self, entry: &QueueEntry) -> Option<Millis> {
-        let slice = self.read(entry.phy, entry.size).ok()?;
-        RecordView::parse(&slice).ok().map(|view| view.store_at())
-    }
-
-    /// The first message of `queue` stored at or after `at`; the queue's end when there is none.
-    pub fn find_by_time(&self, queue: &Queue, at: Millis) -> io::Result<QueueOffset> {
-        queue.partition(|entry| entry.is_blank() || self.store_time(entry).is_none_or(|stored| stored < at))
-    }
-
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
-        let (at, store_at) = self.dispatcher.flush(&self.log)?;
+        let applied = self.dispatcher.flush(&self.log)?;
         // After the projections: what they have applied must not be more than what the disk has.
         let flushed = self.log.flush().map_err(|failure| stopped(&failure))?;
-        let durable = at.min(flushed);
+        let durable = applied.at.min(flushed);
         let mut projections: BTreeMap<String, u64> = self
             .dispatcher
             .positions(&self.log)
@@ -514,14 +417,20 @@ impl Store {
             .map(|(name, position)| (name.to_owned(), position.min(durable).get()))
             .collect();
         projections.insert("queues".to_owned(), durable.get());
-        let positions = Positions { format: checkpoint::FORMAT, flushed: flushed.get(), projections };
+        let positions = Positions {
+            format: checkpoint::FORMAT,
+            flushed: flushed.get(),
+            segment_bytes: Some(self.log.segments().segment_bytes()),
+            queue_entries: (durable == applied.at).then_some(applied.queue_entries),
+            projections,
+        };
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved.as_ref() == Some(&positions) {
             return Ok(());
         }
         let peer = PeerCheckpoint {
-            physic_msg_time: store_at,
-            logics_msg_time: store_at,
+            physic_msg_time: applied.store_at,
+            logics_msg_time: applied.store_at,
             index_msg_time: Millis::ZERO,
             logics_phy: durable,
         };
@@ -599,16 +508,35 @@ fn replay_from(
     own.map_or(from, |own| from.min(own)).max(segments.min())
 }
 
-fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<(), ReadError> {
-    let damaged = |what: String| ReadError::Damaged { at, what };
-    let view = RecordView::parse(slice).map_err(|error| damaged(error.to_string()))?;
-    if view.phy_offset() != at {
-        return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
+/// Whether the queue files hold as many entries for the log below the checkpoint as they did when it was saved.
+fn queues_are_whole(queues: &Queues, positions: Option<&Positions>) -> io::Result<bool> {
+    let Some((positions, expected)) = positions.and_then(|known| Some((known, known.queue_entries?))) else {
+        return Ok(true);
+    };
+    let end = positions.start(&["queues"]);
+    queues.each(|queue| queue.truncate(end))?;
+    let found = queues.entries_ever();
+    if found != expected {
+        tracing::error!(
+            found,
+            expected,
+            "the files of the consume queues are damaged; all are built again from the log"
+        );
     }
-    view.check_body_crc().map_err(|error| damaged(error.to_string()))?;
-    view.check_record_crc().map_err(|error| damaged(error.to_string()))?;
-    Ok(())
+    Ok(found == expected)
 }
 
+/// Tells when the log ends before the place up to which it once was on the disk.
+fn report_lost(recovered: &Recovered, positions: Option<&Positions>) {
+    let flushed = PhyOffset::new(positions.map_or(0, |known| known.flushed));
+    if recovered.end < flushed {
+        tracing::error!(end = %recovered.end, %flushed, "the commit log ends before what was flushed to the disk: messages that were acknowledged are lost");
+    }
+}
+
+#[cfg(test)]
+mod fault_disk;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -82,6 +82,8 @@ pub struct Queue {
     max: AtomicU64,
     /// Whether entries may be missing on the disk, and someone knows.
     dirty: AtomicBool,
+    /// The first entry that this process made itself.
+    own: AtomicU64,
     /// Guards the files and the unwritten entries.
     files: Mutex<Files>,
 }
@@ -149,6 +151,7 @@ impl Queue {
             min: AtomicU64::new(first),
             max: AtomicU64::new(end),
             dirty: AtomicBool::new(false),
+            own: AtomicU64::new(end),
             files: Mutex::new(files),
         })
     }
@@ -214,6 +217,25 @@ impl Queue {
         QueueOffset::new(at)
     }
 
+    /// Whether this process made the entry itself. Others were read from files that may be damaged.
+    pub(super) fn is_trusted(&self, at: QueueOffset) -> bool {
+        at.get() >= self.own.load(Ordering::Relaxed)
+    }
+
+    /// Writes a damaged entry anew, as a blank one when its message is gone.
+    pub(super) fn mend(&self, at: QueueOffset, entry: Option<&QueueEntry>) -> io::Result<()> {
+        let mut files = self.lock();
+        let number = at.get();
+        if number >= files.pending_at || number >= self.max.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let blank = match number.checked_sub(1).map(|before| files.read(before)).transpose()?.flatten() {
+            Some(before) => QueueEntry { at, phy: before.phy, size: BLANK_SIZE, tags_code: 0 },
+            None => QueueEntry { at, phy: PhyOffset::ZERO, size: BLANK_SIZE, tags_code: 0 },
+        };
+        files.overwrite(number, entry.unwrap_or(&blank))
+    }
+
     /// Whether nothing was ever appended.
     pub fn is_empty(&self) -> bool {
         self.next.load(Ordering::Relaxed) == 0
@@ -228,17 +250,19 @@ impl Queue {
             return Ok(());
         }
         let mut files = self.lock();
+        let mut filled = Ok(());
         if at > max {
-            files.fill_gap(max, at)?;
+            filled = files.fill_gap(max, at);
             if max == 0 {
                 self.min.store(at, Ordering::Release);
             }
         }
-        files.push(&entry)?;
+        let written = filled.and(files.push(&entry));
         drop(files);
+        // Also when it could not be written: then it is in memory, and the next flush tries again.
         self.max.store(at + 1, Ordering::Release);
         self.next.fetch_max(at + 1, Ordering::Relaxed);
-        Ok(())
+        written
     }
 
     /// Notes that there is something to [`flush`](Self::flush). Returns whether that is news.
@@ -278,6 +302,7 @@ impl Queue {
             None => PhyOffset::ZERO,
         };
         self.max.store(keep, Ordering::Release);
+        self.own.fetch_min(keep, Ordering::Relaxed);
         self.next.store(keep, Ordering::Relaxed);
         Ok(())
     }
@@ -340,7 +365,14 @@ impl Files {
         match self.open.binary_search_by_key(&start, |file| file.start) {
             Ok(at) => Ok(Arc::clone(&self.open[at])),
             Err(at) => {
-                let file = self.disk.open(&offset_path(&self.dir, start), self.file_bytes)?;
+                let path = offset_path(&self.dir, start);
+                let file = self.disk.open(&path, self.file_bytes)?;
+                let len = file.length()?;
+                if len < self.file_bytes {
+                    tracing::error!(path = %path.display(), len, expected = self.file_bytes, "a file of a consume queue is cut short; what it lacks is looked for in the log");
+                    // Its last byte gives it its length.
+                    file.write_at(self.file_bytes - 1, &[0])?;
+                }
                 let file = Arc::new(QueueFile { start, file, map: OnceLock::new() });
                 self.open.insert(at, Arc::clone(&file));
                 Ok(file)
@@ -418,6 +450,7 @@ impl Files {
         } else {
             max
         };
+        let mut filled = Ok(());
         for missing in from..at {
             let blank = QueueEntry {
                 at: QueueOffset::new(missing),
@@ -425,9 +458,9 @@ impl Files {
                 size: BLANK_SIZE,
                 tags_code: 0,
             };
-            self.push(&blank)?;
+            filled = filled.and(self.push(&blank));
         }
-        Ok(())
+        filled
     }
 
     fn write_pending(&mut self) -> io::Result<()> {
@@ -457,6 +490,9 @@ impl Files {
         Ok(())
     }
 
+    /// Makes written entries durable. After a failure never again: the system may have dropped what it could
+    /// not write, and a second flush would succeed without it. No checkpoint is saved then, so the next start
+    /// builds the entries again from the log.
     fn sync(&mut self) -> io::Result<()> {
         if self.sync_failed {
             return Err(io::Error::other(
@@ -468,6 +504,14 @@ impl Files {
             self.sync_failed = synced.is_err();
             synced?;
         }
+        Ok(())
+    }
+
+    /// Changes an entry in its file.
+    fn overwrite(&mut self, at: u64, entry: &QueueEntry) -> io::Result<()> {
+        let (start, byte) = self.locate(at);
+        self.file(start)?.file.write_at(byte, &entry.encode())?;
+        self.unsynced.push(start);
         Ok(())
     }
 
@@ -528,103 +572,4 @@ fn partition_point(count: u64, holds: impl Fn(u64) -> bool) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::disk::RealDisk;
-    use super::*;
-
-    fn open(dir: &std::path::Path) -> Queue {
-        let topic = TopicName::parse("T").expect("a valid name");
-        Queue::open(Arc::new(RealDisk), dir.join("T/0"), topic, QueueId::ZERO, 320).expect("a queue")
-    }
-
-    fn entry(at: u64, phy: u64) -> QueueEntry {
-        QueueEntry { at: QueueOffset::new(at), phy: PhyOffset::new(phy), size: 100, tags_code: -7 }
-    }
-
-    fn all(queue: &Queue) -> Vec<QueueEntry> {
-        let mut out = Vec::new();
-        queue.entries(queue.min(), 1000, &mut out);
-        out
-    }
-
-    #[test]
-    fn entries_are_read_from_memory_and_over_file_ends() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let queue = open(dir.path());
-        for n in 0..40 {
-            queue.push(entry(n, n * 100)).expect("push");
-            if n == 20 {
-                queue.flush().expect("flush");
-            }
-        }
-        assert_eq!(all(&queue).len(), 40);
-        assert_eq!(queue.entry(QueueOffset::new(33)), Some(entry(33, 3300)));
-        queue.push(entry(12, 1)).expect("an entry that is there already is skipped");
-        queue.flush().expect("flush");
-        let again = open(dir.path());
-        assert_eq!(all(&again), all(&queue));
-        assert_eq!(again.assign(), QueueOffset::new(40));
-    }
-
-    #[test]
-    fn truncation_forgets_what_lies_behind_the_log() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let queue = open(dir.path());
-        for n in 0..40 {
-            queue.push(entry(n, n * 100)).expect("push");
-        }
-        queue.truncate(PhyOffset::new(1750)).expect("truncate");
-        assert_eq!(queue.max(), QueueOffset::new(17));
-        assert_eq!(open(dir.path()).max(), QueueOffset::new(17));
-        queue.push(entry(17, 1700)).expect("push");
-        assert_eq!(all(&queue).len(), 18);
-    }
-
-    /// A cut that was killed halfway left files without those before them.
-    #[test]
-    fn a_queue_without_its_first_files_is_built_again_from_its_first_entry() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let queue = open(dir.path());
-        for n in 0..40 {
-            queue.push(entry(n, n * 100)).expect("push");
-        }
-        queue.flush().expect("flush");
-        RealDisk.remove(&dir.path().join("T/0/00000000000000000000")).expect("removed");
-        let again = open(dir.path());
-        again.truncate(PhyOffset::ZERO).expect("truncate");
-        for n in 0..40 {
-            again.push(entry(n, n * 100)).expect("push");
-        }
-        assert_eq!((again.min(), again.max()), (QueueOffset::ZERO, QueueOffset::new(40)));
-        assert_eq!(all(&again), all(&queue));
-    }
-
-    #[test]
-    fn old_entries_go_with_the_log() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let queue = open(dir.path());
-        for n in 0..40 {
-            queue.push(entry(n, n * 100)).expect("push");
-        }
-        queue.raise_min(PhyOffset::new(2050)).expect("raise");
-        assert_eq!(queue.min(), QueueOffset::new(21));
-        assert!(queue.entry(QueueOffset::new(20)).is_none());
-        let again = open(dir.path());
-        again.raise_min(PhyOffset::new(2050)).expect("raise");
-        assert_eq!((again.min(), again.max()), (QueueOffset::new(21), QueueOffset::new(40)));
-    }
-
-    #[test]
-    fn a_restarted_queue_begins_with_blanks() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let queue = open(dir.path());
-        queue.push(entry(21, 5000)).expect("push");
-        queue.push(entry(24, 6000)).expect("push");
-        assert_eq!(queue.min(), QueueOffset::new(21));
-        let seen: Vec<_> = all(&queue).iter().map(QueueEntry::is_blank).collect();
-        assert_eq!(seen, [false, true, true, false]);
-        queue.flush().expect("flush");
-        let files = RealDisk.list(&dir.path().join("T/0")).expect("listed");
-        assert_eq!(files, [("00000000000000000320".to_owned(), 320)]);
-    }
-}
+mod tests;

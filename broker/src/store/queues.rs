@@ -145,6 +145,12 @@ impl Queues {
         all.iter().try_for_each(|queue| change(queue))
     }
 
+    /// How many entries all queues ever had.
+    pub(super) fn entries_ever(&self) -> u64 {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.values().flatten().flatten().map(|queue| queue.max().get()).sum()
+    }
+
     /// The end of the last record any queue points to: how far a cleanly stopped peer had dispatched.
     pub(super) fn max_phy(&self) -> PhyOffset {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);

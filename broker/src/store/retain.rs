@@ -20,11 +20,13 @@ pub struct Retention {
     pub keep_bytes: u64,
     /// Used share of the disk from which the oldest files go regardless of their age.
     pub disk_high_ratio: f64,
+    /// Used share of the disk above which no new messages are taken.
+    pub disk_refuse_ratio: f64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep_ms: 72 * 3600 * 1000, keep_bytes: 0, disk_high_ratio: 0.85 }
+        Self { keep_ms: 72 * 3600 * 1000, keep_bytes: 0, disk_high_ratio: 0.85, disk_refuse_ratio: 0.9 }
     }
 }
 

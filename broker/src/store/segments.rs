@@ -67,7 +67,7 @@ pub enum SegmentsError {
     },
     /// A file's length is not the configured one.
     #[error(
-        "{path} is {len} bytes long, log files are {expected}: set store.segment-bytes to the length they were written with"
+        "{path} is {len} bytes long, log files are {expected}: if all are that long, set store.segment-bytes to it; if it was cut short, restore it from a backup"
     )]
     Length {
         /// The file.
@@ -86,8 +86,10 @@ pub enum SegmentsError {
 }
 
 impl Segments {
-    /// Opens the files that are there. An empty last file (a crash while it was made) is made anew.
-    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf, bytes: u64) -> Result<Self, SegmentsError> {
+    /// Opens the files that are there. An empty last file (a crash while it was made) is made anew. When the
+    /// files are known to be `bytes` long, a shorter last file (a crash while it was cut, or damage) gets its
+    /// length back, filled with zeroes.
+    pub fn open(disk: Arc<dyn Disk>, dir: PathBuf, bytes: u64, known: bool) -> Result<Self, SegmentsError> {
         let io = |source| SegmentsError::Io { dir: dir.clone(), source };
         let mut files: Vec<Arc<Segment>> = Vec::new();
         let listed: Vec<(u64, u64)> = disk
@@ -98,8 +100,9 @@ impl Segments {
             .collect();
         for (number, &(start, len)) in listed.iter().enumerate() {
             let path = offset_path(&dir, start);
-            let empty_last = len == 0 && number + 1 == listed.len();
-            if len != bytes && !empty_last {
+            let last = number + 1 == listed.len();
+            let short_last = last && (len == 0 || known && len < bytes);
+            if len != bytes && !short_last {
                 return Err(SegmentsError::Length { path, len, expected: bytes });
             }
             if let Some(before) = files.last()
@@ -108,6 +111,11 @@ impl Segments {
                 return Err(SegmentsError::Gap { missing: before.start + bytes });
             }
             let file = disk.open(&path, bytes).map_err(io)?;
+            if len > 0 && len < bytes {
+                tracing::error!(path = %path.display(), len, expected = bytes, "the last file of the commit log is cut short; what lay behind is lost");
+                // Its last byte gives it its length.
+                file.write_at(bytes - 1, &[0]).and_then(|()| file.sync()).map_err(io)?;
+            }
             files.push(Arc::new(Segment { start, path, file, map: OnceLock::new() }));
         }
         Ok(Self { disk, dir, bytes, files: RwLock::new(files) })
@@ -196,11 +204,13 @@ impl Segments {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::super::disk::RealDisk;
     use super::*;
 
     fn open(dir: &Path) -> Result<Segments, SegmentsError> {
-        Segments::open(Arc::new(RealDisk), dir.join("commitlog"), 4096)
+        Segments::open(Arc::new(RealDisk), dir.join("commitlog"), 4096, false)
     }
 
     #[test]
@@ -222,13 +232,31 @@ mod tests {
     }
 
     #[test]
+    fn a_last_file_that_is_cut_short_gets_its_length_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let segments = open(dir.path()).expect("an empty log");
+        let file = segments.find_or_create(PhyOffset::ZERO).expect("a file");
+        file.file().write_at(0, b"kept").expect("written");
+        let log = dir.path().join("commitlog");
+        File::options().write(true).open(file.path()).and_then(|file| file.set_len(1000)).expect("cut");
+        assert!(
+            matches!(open(dir.path()), Err(SegmentsError::Length { len: 1000, .. })),
+            "it may be the length"
+        );
+        let segments = Segments::open(Arc::new(RealDisk), log, 4096, true).expect("known to be longer");
+        let map = segments.all()[0].map().expect("mapped").clone();
+        assert_eq!((map.len(), map.starts_with(b"kept")), (4096, true));
+    }
+
+    #[test]
     fn wrong_lengths_and_gaps_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let segments = open(dir.path()).expect("an empty log");
         for at in [0, 4096, 8192] {
             segments.find_or_create(PhyOffset::new(at)).expect("a file");
         }
-        let wrong = Segments::open(Arc::new(RealDisk), dir.path().join("commitlog"), 8192).unwrap_err();
+        let wrong =
+            Segments::open(Arc::new(RealDisk), dir.path().join("commitlog"), 8192, false).unwrap_err();
         assert!(wrong.to_string().contains("log files are 8192"), "{wrong}");
         std::fs::remove_file(offset_path(&dir.path().join("commitlog"), 4096)).expect("remove");
         assert!(matches!(open(dir.path()), Err(SegmentsError::Gap { missing: 4096 })));

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use gantry_proto::record::{PropertiesBuf, RecordDraft, SysFlag, keys};
+use gantry_proto::ids::QueueOffset;
+use gantry_proto::record::{PropertiesBuf, RecordDraft, RecordView, SysFlag, keys};
 
 use super::disk::RealDisk;
 use super::*;
@@ -10,13 +11,15 @@ use crate::clock::ManualClock;
 
 const HOST: ([u8; 4], u16) = ([127, 0, 0, 1], 10911);
 
-fn options(policy: FlushPolicy) -> StoreOptions {
+pub(super) fn options(policy: FlushPolicy) -> StoreOptions {
     StoreOptions {
         policy,
         segment_bytes: 4096,
         queue_file_bytes: 320,
         index: IndexOptions { slots: 100, entries: 40 },
         reserve_bytes: 0,
+        // How full the machine's disk is decides no test.
+        retention: Retention { disk_high_ratio: 2.0, disk_refuse_ratio: 2.0, ..Retention::default() },
         ..StoreOptions::default()
     }
 }
@@ -30,7 +33,7 @@ fn open(dir: &Path) -> Store {
     open_as(dir, &options(FlushPolicy::Memory)).expect("the store opens")
 }
 
-fn push(store: &Store, batch: &mut Batch, topic: &str, queue: u32, body: &[u8], uniq_key: &str) {
+pub(super) fn push(store: &Store, batch: &mut Batch, topic: &str, queue: u32, body: &[u8], uniq_key: &str) {
     let topic = TopicName::parse(topic).expect("a valid topic");
     let queue = store.queue(&topic, QueueId::new(queue)).expect("a queue");
     let mut properties = PropertiesBuf::new();
@@ -54,7 +57,7 @@ fn push(store: &Store, batch: &mut Batch, topic: &str, queue: u32, body: &[u8], 
     batch.push(&queue, &draft).expect("an encodable record");
 }
 
-async fn send(store: &Store, topic: &str, queue: u32, body: &[u8], uniq_key: &str) -> Placed {
+pub(super) async fn send(store: &Store, topic: &str, queue: u32, body: &[u8], uniq_key: &str) -> Placed {
     let mut batch = Batch::new();
     push(store, &mut batch, topic, queue, body, uniq_key);
     let appended = store.append_settled(&mut batch).await.expect("appended");
@@ -62,7 +65,7 @@ async fn send(store: &Store, topic: &str, queue: u32, body: &[u8], uniq_key: &st
     batch.placed()[0]
 }
 
-fn bodies(store: &Store, topic: &str, queue: u32) -> Vec<String> {
+pub(super) fn bodies(store: &Store, topic: &str, queue: u32) -> Vec<String> {
     let Some(queue) = store.find_queue(topic, QueueId::new(queue)) else { return Vec::new() };
     let mut entries = Vec::new();
     queue.entries(queue.min(), 1000, &mut entries);
@@ -238,7 +241,7 @@ async fn a_full_disk_refuses_and_keeps_what_is_there() {
 async fn retention_removes_old_files_but_not_held_ones() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
-    let retention = Retention { keep_ms: 1000, keep_bytes: 0, disk_high_ratio: 2.0 };
+    let retention = Retention { keep_ms: 1000, keep_bytes: 0, disk_high_ratio: 2.0, disk_refuse_ratio: 2.0 };
     let options = StoreOptions { retention, ..options(FlushPolicy::Memory) };
     let store = Store::open(dir.path(), &options, Arc::new(RealDisk), Arc::clone(&clock) as _, Vec::new())
         .expect("the store opens");

@@ -173,7 +173,7 @@ impl Timer {
         loop {
             let from = self.next_of(queue);
             entries.clear();
-            queue.entries(from, RUN_MESSAGES_MAX, &mut entries);
+            self.store.entries(queue, from, RUN_MESSAGES_MAX, &mut entries);
             let Some(head) = entries.first() else { return Ok(NextRound::Idle) };
             let now = self.store.clock().now();
             let head_due = self.due(head, now);
@@ -235,8 +235,9 @@ impl Timer {
 
     /// Adds the copy of one waiting message. A damaged one is reported and passed over.
     fn push_copy(&self, batch: &mut Batch, queue: &Queue, entry: &QueueEntry) -> Result<(), DeliverError> {
-        let record = match self.store.read(entry.phy, entry.size) {
-            Ok(record) => record,
+        let record = match self.store.message(queue, entry) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(()),
             Err(ReadError::Io { source, .. }) => return Err(source.into()),
             Err(error) => {
                 tracing::error!(%error, level = queue.id().get() + 1, offset = %entry.at, "a delayed message cannot be read; it is lost");

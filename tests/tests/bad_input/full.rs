@@ -2,7 +2,7 @@
 //! that, the tests say so in one visible line.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,18 +20,7 @@ use crate::wire::{Wire, expect_refused};
 const WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a message's body.
 const BODY: usize = 100_000;
-const FLAGS: [&str; 10] = [
-    "--segment-bytes",
-    "4MiB",
-    "--max-message-size",
-    "256KiB",
-    "--index-slots",
-    "500",
-    "--index-entries",
-    "2000",
-    "--retention-force-percent",
-    "100",
-];
+const FLAGS: [&str; 6] = ["--max-message-size", "256KiB", "--index-slots", "500", "--index-entries", "2000"];
 
 /// A small disk that only processes started on it see. Half of it is taken by a file of somebody else.
 struct SmallDisk {
@@ -73,6 +62,14 @@ impl SmallDisk {
         let flags: Vec<&str> = FLAGS.iter().chain(flags).copied().collect();
         let store = self.dir.path().join("disk/store");
         Gantry::start_through(&["nsenter", "--mount", "--target", &holder, "--"], &store, &flags)
+    }
+
+    /// The other takes all that is left.
+    fn fill(&self) {
+        let mut file = fs::File::options().append(true).open(self.ballast()).expect("the other's file");
+        for bytes in [1 << 16, 1 << 12] {
+            while file.write_all(&vec![1; bytes]).is_ok() {}
+        }
     }
 
     /// The other's file, as this process sees it.
@@ -158,14 +155,8 @@ fn goes_on(gantry: &Gantry, number: usize) {
 fn a_full_disk_refuses_sends_and_loses_nothing() {
     for policy in ["disk", "memory"] {
         let Some(disk) = SmallDisk::new() else { return };
-        let mut gantry = disk.start(&[
-            "--policy",
-            policy,
-            "--retention-refuse-percent",
-            "100",
-            "--retention-reserve-bytes",
-            "4MiB",
-        ]);
+        let mut gantry =
+            disk.start(&["--policy", policy, "--segment-bytes", "4MiB", "--retention-reserve-bytes", "4MiB"]);
         let (count, refusal) = send_until_refused(&gantry);
         println!("{policy}: {count} messages, then {:?}", refusal.remark);
         assert!(count > 50, "expected that the disk takes some, found {count}");
@@ -181,5 +172,60 @@ fn a_full_disk_refuses_sends_and_loses_nothing() {
         gantry.terminate();
         gantry.restart();
         expect_all(&gantry, count + 1);
+    }
+}
+
+/// Without a reserve others can take the last byte: then nothing beside the log can be written either.
+#[test]
+fn a_disk_without_a_byte_left_loses_nothing() {
+    for policy in ["disk", "memory"] {
+        let Some(disk) = SmallDisk::new() else { return };
+        let flags = ["--policy", policy, "--segment-bytes", "4MiB", "--retention-reserve-bytes", "0"];
+        let mut gantry = disk.start(&flags);
+        let (count, refusal) = send_until_refused(&gantry);
+        println!("{policy}: {count} messages, then {:?}", refusal.remark);
+        expect_refused(&refusal, ResponseCode::ServiceNotAvailable, "kept in reserve");
+        expect_all(&gantry, count);
+        disk.fill();
+        let refusal = send(&mut Wire::to(gantry.broker()), count);
+        expect_refused(&refusal, ResponseCode::ServiceNotAvailable, "kept in reserve");
+        wait_for("a checkpoint that cannot be written", WITHIN, || match gantry.log() {
+            log if log.contains("housekeeping failed") && log.contains("No space left") => Ok(()),
+            log => Err(log),
+        });
+        expect_all(&gantry, count);
+        fs::remove_file(disk.ballast()).expect("the other's file goes");
+        goes_on(&gantry, count);
+        gantry.kill9();
+        gantry.restart();
+        expect_all(&gantry, count + 1);
+    }
+}
+
+/// From the configured share on sends are refused, until there is room again.
+#[test]
+fn sends_are_refused_above_the_configured_share() {
+    let Some(disk) = SmallDisk::new() else { return };
+    // One log file that is never removed: most of what is free.
+    let size = ["--segment-bytes", "24MiB", "--retention-reserve-bytes", "0"];
+    let shares = ["--retention-force-percent", "60", "--retention-refuse-percent", "60"];
+    let gantry = disk.start(&[size, shares].concat());
+    let mut wire = Wire::to(gantry.broker());
+    let mut count = 0;
+    let refusal = wait_for("a refusal", WITHIN, || match send(&mut wire, count) {
+        reply if reply.code == 0 => {
+            count += 1;
+            Err(format!("{count} messages taken"))
+        }
+        reply => Ok(reply),
+    });
+    println!("{count} messages, then {:?}", refusal.remark);
+    expect_refused(&refusal, ResponseCode::ServiceNotAvailable, "messages are refused from 60 % on");
+    expect_all(&gantry, count);
+    fs::remove_file(disk.ballast()).expect("the other's file goes");
+    goes_on(&gantry, count);
+    expect_all(&gantry, count + 1);
+    for words in ["no new messages are taken until there is room", "the disk has room again"] {
+        assert!(gantry.log().contains(words), "expected {words:?} in\n{}", gantry.log());
     }
 }

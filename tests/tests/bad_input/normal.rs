@@ -34,7 +34,11 @@ impl Normal {
                 write_queue_nums: 1,
                 ..TopicConfig::default()
             };
-            client.admin().create_topic(&config).await.unwrap();
+            // The disk of a busy machine may take longer than a client waits.
+            let deadline = Instant::now() + WITHIN;
+            while let Err(error) = client.admin().create_topic(&config).await {
+                assert!(Instant::now() < deadline, "expected a topic within {WITHIN:?}, found {error}");
+            }
             let producer = client.producer("normal").start().await.unwrap();
             let consumer = client.pull_consumer("normal").start().await.unwrap();
             consumer.assign(consumer.queues(TOPIC).await.unwrap());

@@ -1,0 +1,100 @@
+//! Tests of one consume queue on real files.
+
+use super::super::disk::RealDisk;
+use super::*;
+
+fn open(dir: &std::path::Path) -> Queue {
+    let topic = TopicName::parse("T").expect("a valid name");
+    Queue::open(Arc::new(RealDisk), dir.join("T/0"), topic, QueueId::ZERO, 320).expect("a queue")
+}
+
+fn entry(at: u64, phy: u64) -> QueueEntry {
+    QueueEntry { at: QueueOffset::new(at), phy: PhyOffset::new(phy), size: 100, tags_code: -7 }
+}
+
+fn all(queue: &Queue) -> Vec<QueueEntry> {
+    let mut out = Vec::new();
+    queue.entries(queue.min(), 1000, &mut out);
+    out
+}
+
+#[test]
+fn entries_are_read_from_memory_and_over_file_ends() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    for n in 0..40 {
+        queue.push(entry(n, n * 100)).expect("push");
+        if n == 20 {
+            queue.flush().expect("flush");
+        }
+    }
+    assert_eq!(all(&queue).len(), 40);
+    assert_eq!(queue.entry(QueueOffset::new(33)), Some(entry(33, 3300)));
+    queue.push(entry(12, 1)).expect("an entry that is there already is skipped");
+    queue.flush().expect("flush");
+    let again = open(dir.path());
+    assert_eq!(all(&again), all(&queue));
+    assert_eq!(again.assign(), QueueOffset::new(40));
+}
+
+#[test]
+fn truncation_forgets_what_lies_behind_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    for n in 0..40 {
+        queue.push(entry(n, n * 100)).expect("push");
+    }
+    queue.truncate(PhyOffset::new(1750)).expect("truncate");
+    assert_eq!(queue.max(), QueueOffset::new(17));
+    assert_eq!(open(dir.path()).max(), QueueOffset::new(17));
+    queue.push(entry(17, 1700)).expect("push");
+    assert_eq!(all(&queue).len(), 18);
+}
+
+/// A cut that was killed halfway left files without those before them.
+#[test]
+fn a_queue_without_its_first_files_is_built_again_from_its_first_entry() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    for n in 0..40 {
+        queue.push(entry(n, n * 100)).expect("push");
+    }
+    queue.flush().expect("flush");
+    RealDisk.remove(&dir.path().join("T/0/00000000000000000000")).expect("removed");
+    let again = open(dir.path());
+    again.truncate(PhyOffset::ZERO).expect("truncate");
+    for n in 0..40 {
+        again.push(entry(n, n * 100)).expect("push");
+    }
+    assert_eq!((again.min(), again.max()), (QueueOffset::ZERO, QueueOffset::new(40)));
+    assert_eq!(all(&again), all(&queue));
+}
+
+#[test]
+fn old_entries_go_with_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    for n in 0..40 {
+        queue.push(entry(n, n * 100)).expect("push");
+    }
+    queue.raise_min(PhyOffset::new(2050)).expect("raise");
+    assert_eq!(queue.min(), QueueOffset::new(21));
+    assert!(queue.entry(QueueOffset::new(20)).is_none());
+    let again = open(dir.path());
+    again.raise_min(PhyOffset::new(2050)).expect("raise");
+    assert_eq!((again.min(), again.max()), (QueueOffset::new(21), QueueOffset::new(40)));
+}
+
+#[test]
+fn a_restarted_queue_begins_with_blanks() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    queue.push(entry(21, 5000)).expect("push");
+    queue.push(entry(24, 6000)).expect("push");
+    assert_eq!(queue.min(), QueueOffset::new(21));
+    let seen: Vec<_> = all(&queue).iter().map(QueueEntry::is_blank).collect();
+    assert_eq!(seen, [false, true, true, false]);
+    queue.flush().expect("flush");
+    let files = RealDisk.list(&dir.path().join("T/0")).expect("listed");
+    assert_eq!(files, [("00000000000000000320".to_owned(), 320)]);
+}

@@ -1,0 +1,242 @@
+//! Reading: records by their place, messages by their queue's entries, and what to do when an entry is damaged.
+//!
+//! What this process wrote, or checked when it started, is served as it lies there while it is recent. Queue
+//! entries from before the start and the records they name are checked: the files may have been damaged while
+//! nobody looked. An entry that does not lead to its message is looked for in the log and written anew.
+
+use std::io;
+use std::ops::Deref;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
+use gantry_proto::record::RecordView;
+
+use super::Store;
+use super::disk::Map;
+use super::dispatch::is_listed;
+use super::queue::{Queue, QueueEntry};
+use super::replay::{Replay, Step, Trust};
+
+/// Bytes behind the written end whose records are served without checking their checksum again.
+const RECENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Entries that are looked back over for one that can be believed.
+const LOOK_BACK: u64 = 100_000;
+
+/// Why bytes of the log cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The position was cleaned away.
+    #[error("log position {at} is gone, the log starts at {min}")]
+    Gone {
+        /// What was asked for.
+        at: PhyOffset,
+        /// Where the log starts.
+        min: PhyOffset,
+    },
+    /// The position was not written yet, or no record starts there.
+    #[error("no record starts at log position {at}")]
+    Nothing {
+        /// What was asked for.
+        at: PhyOffset,
+    },
+    /// The record's checksum does not match.
+    #[error("the record at log position {at} is damaged ({what}); it is not served")]
+    Damaged {
+        /// Where it starts.
+        at: PhyOffset,
+        /// What did not check out.
+        what: String,
+    },
+    /// The file cannot be mapped.
+    #[error("cannot read the log at {at}")]
+    Io {
+        /// What was asked for.
+        at: PhyOffset,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Bytes of the log, shared with the file's map.
+#[derive(Clone, Debug)]
+pub struct LogSlice {
+    map: Map,
+    from: usize,
+    to: usize,
+}
+
+impl Deref for LogSlice {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.map.get(self.from..self.to).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for LogSlice {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Store {
+    /// `size` bytes of the log from `at` on: a record, as a queue entry names it. Its checksum is
+    /// checked unless it was written recently.
+    pub fn read(&self, at: PhyOffset, size: u32) -> Result<LogSlice, ReadError> {
+        let written = self.max_offset();
+        let min = self.min_offset();
+        if at < min {
+            return Err(ReadError::Gone { at, min });
+        }
+        if at + u64::from(size) > written {
+            return Err(ReadError::Nothing { at });
+        }
+        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
+        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
+        let from = usize::try_from(at.since(segment.start())).unwrap_or(usize::MAX);
+        let slice = LogSlice { map: map.clone(), from, to: from.saturating_add(size as usize) };
+        if slice.len() != size as usize {
+            return Err(ReadError::Nothing { at });
+        }
+        if written.since(at) > RECENT_BYTES {
+            check_whole(&slice, at)?;
+        }
+        Ok(slice)
+    }
+
+    /// The whole record that starts at `at`.
+    pub fn record_at(&self, at: PhyOffset) -> Result<LogSlice, ReadError> {
+        let min = self.min_offset();
+        let written = self.max_offset();
+        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
+        let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
+        let offset =
+            |position: PhyOffset| usize::try_from(position.since(segment.start())).unwrap_or(usize::MAX);
+        let (from, end) = (offset(at), offset(written).min(map.len()));
+        let rest = map.get(from..end).ok_or(ReadError::Nothing { at })?;
+        let view = RecordView::parse(rest).map_err(|_| ReadError::Nothing { at })?;
+        let to = from.saturating_add(view.total_size() as usize);
+        let slice = LogSlice { map: map.clone(), from, to };
+        check_whole(&slice, at)?;
+        Ok(slice)
+    }
+
+    /// Store time of the message an entry points to; `None` when it is gone or damaged.
+    pub fn store_time(&self, entry: &QueueEntry) -> Option<Millis> {
+        let slice = self.read(entry.phy, entry.size).ok()?;
+        RecordView::parse(&slice).ok().map(|view| view.store_at())
+    }
+
+    /// The first message of `queue` stored at or after `at`; the queue's end when there is none.
+    pub fn find_by_time(&self, queue: &Queue, at: Millis) -> io::Result<QueueOffset> {
+        queue.partition(|entry| entry.is_blank() || self.store_time(entry).is_none_or(|stored| stored < at))
+    }
+
+    /// The message of an entry of `queue`. An entry from before the start is not believed: the record must be
+    /// whole and say that it is this queue's message. `Ok(None)` when the message itself is gone.
+    pub fn message(&self, queue: &Queue, entry: &QueueEntry) -> Result<Option<LogSlice>, ReadError> {
+        let found = self.read(entry.phy, entry.size).and_then(|slice| {
+            if queue.is_trusted(entry.at) {
+                Ok(slice)
+            } else {
+                check_message(&slice, queue, entry).map(|()| slice)
+            }
+        });
+        match found {
+            Err(error @ (ReadError::Damaged { .. } | ReadError::Nothing { .. })) => {
+                tracing::error!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "an entry of a consume queue leads to no message; the log is searched for it");
+                match self.mend(queue, entry.at) {
+                    Some(entry) => self.read(entry.phy, entry.size).map(Some),
+                    None => Ok(None),
+                }
+            }
+            found => found.map(Some),
+        }
+    }
+
+    /// Appends at most `limit` entries of `queue` from `from` on to `out`, as [`Queue::entries`] does. Where the
+    /// queue's files hold none although they must, the log is searched for it.
+    pub fn entries(&self, queue: &Queue, from: QueueOffset, limit: usize, out: &mut Vec<QueueEntry>) {
+        let before = out.len();
+        queue.entries(from, limit, out);
+        if out.len() > before || from < queue.min() || from >= queue.max() {
+            return;
+        }
+        tracing::error!(topic = %queue.topic(), queue = %queue.id(), at = %from, "a consume queue is damaged; the log is searched for the message");
+        self.mend(queue, from);
+        queue.entries(from, limit, out);
+    }
+
+    /// Finds message `at` of `queue` in the log and writes its entry anew; a blank one when the message is gone.
+    fn mend(&self, queue: &Queue, at: QueueOffset) -> Option<QueueEntry> {
+        let found = self.find_message(queue, at);
+        if let Err(error) = queue.mend(at, found.as_ref()) {
+            tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), %at, "cannot write consume queue");
+        }
+        if found.is_none() {
+            tracing::error!(topic = %queue.topic(), queue = %queue.id(), %at, "a message is lost: no undamaged record in the log holds it; consumers pass it over");
+        }
+        found
+    }
+
+    /// Reads the log from the message before `at` on.
+    fn find_message(&self, queue: &Queue, at: QueueOffset) -> Option<QueueEntry> {
+        let end = self.visible_offset();
+        let mut replay = Replay::new(self.log().segments());
+        let mut from = self.place_before(queue, at);
+        loop {
+            from = match replay.step(from, end, Trust::Nothing) {
+                Step::Record(view, next) => {
+                    if is_of(&view, queue) && is_listed(&view) {
+                        if view.queue_offset() == at {
+                            return Some(self.folds.entry(queue, &view));
+                        }
+                        if view.queue_offset() > at {
+                            return None;
+                        }
+                    }
+                    next
+                }
+                Step::NextFile(next) => next,
+                Step::End | Step::Damaged(_) => replay.resync(from, end)?,
+            };
+        }
+    }
+
+    /// Where the nearest earlier message of the queue lies that can be believed; the log's start without one.
+    fn place_before(&self, queue: &Queue, at: QueueOffset) -> PhyOffset {
+        let first = queue.min().get().max(at.get().saturating_sub(LOOK_BACK));
+        let mut earlier = (first..at.get()).rev().filter_map(|number| queue.entry(QueueOffset::new(number)));
+        let sound = earlier.find(|entry| {
+            self.read(entry.phy, entry.size).is_ok_and(|slice| check_message(&slice, queue, entry).is_ok())
+        });
+        sound.map_or(self.min_offset(), |entry| entry.phy + u64::from(entry.size))
+    }
+}
+
+fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<(), ReadError> {
+    let damaged = |what: String| ReadError::Damaged { at, what };
+    let view = RecordView::parse(slice).map_err(|error| damaged(error.to_string()))?;
+    if view.phy_offset() != at {
+        return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
+    }
+    view.check_body_crc().map_err(|error| damaged(error.to_string()))?;
+    view.check_record_crc().map_err(|error| damaged(error.to_string()))?;
+    Ok(())
+}
+
+fn is_of(view: &RecordView<'_>, queue: &Queue) -> bool {
+    view.queue_id() == queue.id() && view.topic() == queue.topic().as_str()
+}
+
+/// Checks that the bytes are the message that `entry` of `queue` names.
+fn check_message(slice: &LogSlice, queue: &Queue, entry: &QueueEntry) -> Result<(), ReadError> {
+    let at = entry.phy;
+    check_whole(slice, at)?;
+    let view = RecordView::parse(slice).map_err(|_| ReadError::Nothing { at })?;
+    if is_of(&view, queue) && view.queue_offset() == entry.at {
+        Ok(())
+    } else {
+        Err(ReadError::Nothing { at })
+    }
+}
