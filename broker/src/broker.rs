@@ -36,7 +36,7 @@ use crate::transaction::{self, Transactions};
 /// How often the house is kept at the most: a checkpoint when something is new, retention.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How often the housekeeper looks whether it is wanted sooner.
-const HOUSEKEEPER_NAP: Duration = Duration::from_secs(1);
+const HOUSEKEEPER_NAP: Duration = Duration::from_millis(250);
 /// How often silent clients and expired locks are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long each stage of a stop may take.
@@ -361,19 +361,22 @@ impl Housekeeper {
 
 fn keep_house(store: &Store, (stop, bell): &(Mutex<bool>, Condvar)) {
     let mut napped = Duration::ZERO;
+    let mut failed = false;
     let mut stopping = stop.lock().unwrap_or_else(PoisonError::into_inner);
     while !*stopping {
         stopping = bell.wait_timeout(stopping, HOUSEKEEPER_NAP).unwrap_or_else(PoisonError::into_inner).0;
         napped += HOUSEKEEPER_NAP;
-        if *stopping || napped < HOUSEKEEPING && !store.wants_checkpoint() {
+        if *stopping || napped < HOUSEKEEPING && (failed || !store.wants_checkpoint()) {
             continue;
         }
         napped = Duration::ZERO;
         drop(stopping);
-        if store.failure().is_none()
-            && let Err(error) = store.keep_house()
-        {
-            tracing::error!(%error, "housekeeping failed; it is tried again");
+        if store.failure().is_none() {
+            let kept = store.keep_house();
+            failed = kept.is_err();
+            if let Err(error) = kept {
+                tracing::error!(%error, "housekeeping failed; it is tried again");
+            }
         }
         stopping = stop.lock().unwrap_or_else(PoisonError::into_inner);
     }

@@ -67,6 +67,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn map(&self) -> io::Result<Map>;
     /// Makes every byte from `at` on zero. The length stays, also in a crash; durable with the next `sync`.
     fn zero_from(&self, at: u64) -> io::Result<()>;
+    /// The first byte at or behind `at` that was ever written, as far as the file system knows; `None` when
+    /// there are only holes.
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        Ok(Some(at))
+    }
 }
 
 /// A read-only view of a whole file. Clones share the view; it stays valid after the file is removed.
@@ -183,6 +188,15 @@ impl DiskFile for RealFile {
         match rustix::fs::fallocate(&self.file, punch, at, len - at) {
             Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&self.file, at, len),
             other => Ok(other?),
+        }
+    }
+
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(found) => Ok(Some(found)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL) => Ok(Some(at)), // a file system that does not know
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -25,7 +25,7 @@ pub mod watermark;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -51,6 +51,10 @@ use layout::Layout;
 use queues::Queues;
 use retain::{Hold, Holds, Retention};
 use segments::{Segments, SegmentsError};
+
+/// A checkpoint is due when the log has grown so much since the last one: recovery reads no more than about
+/// this, a few hundred thousand small messages.
+const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +146,8 @@ pub struct Store {
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Log position and state of the last saved checkpoint; saves one that would say the same.
     saved: Mutex<Option<Positions>>,
+    /// Recovery starts here.
+    checkpointed: AtomicU64,
     closed: AtomicBool,
     recovered: Recovered,
     _lock: DirLock,
@@ -171,7 +177,8 @@ impl Store {
         let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;
         let from = if whole { from } else { segments.min() };
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
-        let recovered = recover::run(&segments, &folds, &dispatcher, from).map_err(io)?;
+        let clean_end = positions.as_ref().filter(|_| clean).map(|at| PhyOffset::new(at.flushed));
+        let recovered = recover::run(&segments, &folds, &dispatcher, (from, clean_end)).map_err(io)?;
         let recovered = Recovered { clean, ..recovered };
         report_lost(&recovered, positions.as_ref());
 
@@ -196,6 +203,7 @@ impl Store {
             signal: Arc::default(),
             flusher: Mutex::new(None),
             saved: Mutex::new(None),
+            checkpointed: AtomicU64::new(flushed.get()),
             closed: AtomicBool::new(false),
             recovered,
             _lock: lock,
@@ -305,9 +313,10 @@ impl Store {
         retain::clean(self, &self.holds, &self.retention, now).map(|_| ())
     }
 
-    /// Whether much memory waits for a checkpoint.
+    /// Whether much memory waits for a checkpoint, or recovery would take long.
     pub fn wants_checkpoint(&self) -> bool {
-        self.dispatcher.is_full(&self.log)
+        let done = PhyOffset::new(self.checkpointed.load(Ordering::Relaxed));
+        self.log.marks().dispatched.get().since(done) > CHECKPOINT_BYTES || self.dispatcher.is_full(&self.log)
     }
 
     fn raise_min(&self) -> io::Result<()> {
@@ -436,6 +445,7 @@ impl Store {
         };
         checkpoint::save(self.disk.as_ref(), &self.layout, &positions, &peer)?;
         *saved = Some(positions);
+        self.checkpointed.store(durable.get(), Ordering::Relaxed);
         Ok(())
     }
 

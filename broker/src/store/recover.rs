@@ -66,12 +66,13 @@ fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset {
     segments.min()
 }
 
-/// Reads from `from` to the end, applying every record; cuts log and projections at the end.
+/// Reads from `from` to the end, applying every record; cuts log and projections at the end. After a clean
+/// stop of ours the end is known.
 pub(super) fn run(
     segments: &Segments,
     folds: &Folds,
     dispatcher: &Dispatcher,
-    from: PhyOffset,
+    (from, clean_end): (PhyOffset, Option<PhyOffset>),
 ) -> io::Result<Recovered> {
     let limit = segments.all().last().map_or(PhyOffset::ZERO, |last| last.start() + segments.segment_bytes());
     let mut recovered = Recovered { from, ..Recovered::default() };
@@ -94,6 +95,7 @@ pub(super) fn run(
                 }
                 at = next;
             }
+            Step::NextFile(_) | Step::End if clean_end == Some(at) => break,
             Step::NextFile(_) | Step::End => {
                 let Some(next) = beyond(segments, at, limit) else { break };
                 damage(&mut recovered, &mut at, next, "it is blank");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gantry_proto::ids::PhyOffset;
 use gantry_proto::record::{RecordView, Slot};
+use memchr::memmem;
 
 use super::disk::Map;
 use super::segments::{Segment, Segments};
@@ -79,17 +80,26 @@ impl<'a> Replay<'a> {
             }
             let (segment, map) = self.current.as_ref()?;
             let start = segment.start();
-            let rest = slice(map, candidate.since(start), limit.since(start).min(bytes));
+            // Holes are passed over unread: the rest of the last file is one most of the time.
+            let data =
+                segment.file().next_data(candidate.since(start)).unwrap_or(Some(candidate.since(start)));
+            let rest = match data {
+                Some(data) => {
+                    candidate = start + data;
+                    slice(map, data, limit.since(start).min(bytes))
+                }
+                None => &[],
+            };
             // A record starts with its length, whose first byte is 0 (records are below 16 MiB), and its
             // magic code behind it.
-            let found = rest.windows(8).enumerate().find_map(|(skip, window)| {
-                (window[0] == 0 && window[4..7] == [0xDA, 0xA3, 0x20]).then_some(skip as u64)
-            });
+            let found = memmem::find_iter(rest, &[0xDA, 0xA3, 0x20])
+                .filter_map(|magic| magic.checked_sub(4))
+                .find(|length| rest.get(*length) == Some(&0));
             let Some(skip) = found else {
                 candidate = start + bytes;
                 continue;
             };
-            candidate += skip;
+            candidate += skip as u64;
             if matches!(self.step(candidate, limit, Trust::Nothing), Step::Record(..)) {
                 return Some(candidate);
             }
