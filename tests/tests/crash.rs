@@ -80,6 +80,9 @@ fn run(policy: &str) {
     let started = Instant::now();
     runtime.expect("a runtime").block_on(run.all(kills));
     println!("{policy}: {kills} kills in {:.0?}, {}", started.elapsed(), run.summary());
+    for line in run.gantry.log().lines().filter(|line| line.contains(" ERROR ")) {
+        run.checker.violation(format!("the broker complains: {line}"));
+    }
     run.checker.assert_clean(&again);
 }
 
