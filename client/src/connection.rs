@@ -16,16 +16,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use gantry_proto::remoting::codes::{Language, RequestCode, ResponseCode, V5_5_0};
 use gantry_proto::remoting::frame::{FRAME_LIMIT, Frame, PREFIX_LEN, Serialize};
 use gantry_proto::remoting::header::{Command, ExtFields, ExtWrite, Head, OwnedCommand, encode_frame};
 use gantry_proto::remoting::request::Header;
 use gantry_proto::remoting::request::pull::PullMessageResponse;
-use gantry_proto::remoting::request::send::SendMessageResponse;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use answer::{Answer, AnyAnswer, PullAnswer, SendAnswer};
+use answer::{pull_answer, send_answer};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -40,62 +42,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Buffers that grew beyond this are given back.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// An answer, in the form that the asker wants; the kind of it is part of the request's number.
-pub(crate) trait Answer: Sized + Send {
-    const KIND: i32;
-    fn take(answer: AnyAnswer) -> Option<Self>;
-}
-
-/// Answers as the reading task makes them.
-#[derive(Debug)]
-pub(crate) enum AnyAnswer {
-    Whole(OwnedCommand),
-    Send(SendAnswer),
-    Pull(PullAnswer),
-}
-
-/// Answer to a send.
-#[derive(Debug)]
-pub(crate) struct SendAnswer {
-    pub code: i32,
-    pub remark: Option<String>,
-    pub offset_msg_id: String,
-    pub transaction_id: Option<String>,
-    pub queue_id: i32,
-    pub queue_offset: i64,
-}
-
-/// Answer to a pull.
-#[derive(Debug)]
-pub(crate) struct PullAnswer {
-    pub code: i32,
-    pub remark: Option<String>,
-    pub header: PullMessageResponse,
-    pub body: Bytes,
-}
-
 const KIND_BITS: u32 = 2;
-
-impl Answer for OwnedCommand {
-    const KIND: i32 = 0;
-    fn take(answer: AnyAnswer) -> Option<Self> {
-        if let AnyAnswer::Whole(answer) = answer { Some(answer) } else { None }
-    }
-}
-
-impl Answer for SendAnswer {
-    const KIND: i32 = 1;
-    fn take(answer: AnyAnswer) -> Option<Self> {
-        if let AnyAnswer::Send(answer) = answer { Some(answer) } else { None }
-    }
-}
-
-impl Answer for PullAnswer {
-    const KIND: i32 = 2;
-    fn take(answer: AnyAnswer) -> Option<Self> {
-        if let AnyAnswer::Pull(answer) = answer { Some(answer) } else { None }
-    }
-}
 
 /// Request numbers are handed out in order: their own value spreads them well enough.
 #[derive(Default)]
@@ -600,31 +547,6 @@ fn cut_frames(
     }
 }
 
-fn send_answer(command: &Command<'_>) -> Waiting {
-    match SendMessageResponse::decode(&command.ext) {
-        Ok(header) => Waiting::Answered(AnyAnswer::Send(SendAnswer {
-            code: command.code,
-            remark: command.remark.as_deref().map(str::to_owned),
-            offset_msg_id: header.msg_id.to_owned(),
-            transaction_id: header.transaction_id.map(str::to_owned),
-            queue_id: header.queue_id,
-            queue_offset: header.queue_offset,
-        })),
-        Err(error) => Waiting::Unreadable(error.into()),
-    }
-}
-
-fn pull_answer(
-    code: i32,
-    remark: Option<String>,
-    header: Result<PullMessageResponse, gantry_proto::remoting::request::HeaderError>,
-    body: Bytes,
-) -> Waiting {
-    match header {
-        Ok(header) => Waiting::Answered(AnyAnswer::Pull(PullAnswer { code, remark, header, body })),
-        Err(error) => Waiting::Unreadable(error.into()),
-    }
-}
-
+mod answer;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,4 @@
+use gantry_proto::remoting::request::send::SendMessageResponse;
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
