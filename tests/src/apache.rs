@@ -15,6 +15,8 @@ use crate::ports;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A clean stop sleeps for about eleven seconds in several places.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+/// A small JVM: tests want many, not a fast one.
+const TEST_JVM: [&str; 3] = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"];
 
 /// A running broker. Killed when dropped.
 #[derive(Debug)]
@@ -34,23 +36,28 @@ impl Apache {
     pub fn start(settings: &[&str]) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let store = dir.path().join("store");
-        Self::start_in(dir, store, settings)
+        Self::start_in(dir, store, &TEST_JVM, settings)
     }
 
     /// Starts it on a directory that the caller keeps.
     pub fn start_on(store: &Path, settings: &[&str]) -> Result<Self, String> {
-        let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-        Self::start_in(dir, store.to_owned(), settings)
+        Self::start_in_jvm(store, &TEST_JVM, settings)
     }
 
-    fn start_in(dir: TempDir, store: PathBuf, settings: &[&str]) -> Result<Self, String> {
+    /// Starts it on a directory that the caller keeps, in a JVM with these flags.
+    pub fn start_in_jvm(store: &Path, jvm: &[&str], settings: &[&str]) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        Self::start_in(dir, store.to_owned(), jvm, settings)
+    }
+
+    fn start_in(dir: TempDir, store: PathBuf, jvm: &[&str], settings: &[&str]) -> Result<Self, String> {
         let peer = java::module(Module::Peer)?;
         let ports = ports::free().map_err(|error| error.to_string())?;
         let log = File::create(dir.path().join("log")).map_err(|error| error.to_string())?;
         let mut command = Command::new("java");
         command
             .current_dir(peer)
-            .args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"])
+            .args(jvm)
             .args(["--add-opens", "java.base/java.nio=ALL-UNNAMED"])
             .args(["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"])
             .args(["--add-exports", "java.base/jdk.internal.ref=ALL-UNNAMED"])
@@ -83,6 +90,11 @@ impl Apache {
     /// Address of the name server.
     pub fn name_server(&self) -> &str {
         &self.name_server
+    }
+
+    /// Id of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Directory of the store.

@@ -249,10 +249,11 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| build().unwrap_or_else(|why| panic!("the gantry binary cannot be built: {why}")))
 }
 
-/// Test executables lie in `TARGET/PROFILE/deps`, the binary in `TARGET/PROFILE`.
+/// Test executables lie in `TARGET/PROFILE/deps`; binaries, this one among them, in `TARGET/PROFILE`.
 fn build() -> Result<PathBuf, String> {
-    let test = std::env::current_exe().map_err(|error| error.to_string())?;
-    let profile_dir = test.ancestors().nth(2).ok_or("the test lies in no target directory")?;
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut dirs = own.ancestors().skip(1).skip_while(|dir| dir.ends_with("deps"));
+    let profile_dir = dirs.next().ok_or("this executable lies in no target directory")?;
     let profile = profile_dir.file_name().and_then(|name| name.to_str()).ok_or("no profile directory")?;
     let target = profile_dir.parent().ok_or("no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
