@@ -90,7 +90,9 @@ fn records_of_the_java_encoders_are_read() {
         let record = RecordView::parse(&bytes).unwrap();
         assert_eq!(record.as_bytes().len(), size, "{}", vector.name);
         assert_is(&record, &decoded, &vector.name);
-        assert_eq!(record.check_record_crc(), Ok(RecordCrc::Absent), "{}", vector.name);
+        // The room that the encoder leaves for a checksum is filled when the record is appended.
+        let unfinished = vector.name.contains("reserved CRC");
+        assert_eq!(record.check_record_crc().is_err(), unfinished, "{}", vector.name);
         if !record.sys_flag().is_compressed() && !decoded.body.is_empty() {
             assert_eq!(record.body(), decoded.body.as_bytes(), "{}", vector.name);
         }
@@ -216,9 +218,24 @@ fn every_flipped_bit_is_noticed() {
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        let noticed = RecordView::parse(&damaged)
-            .map_or(true, |record| record.check_record_crc() != Ok(RecordCrc::Matches));
-        assert!(noticed, "bit {bit}");
+        let passes = RecordView::parse(&damaged).is_ok_and(|record| record.check_record_crc().is_ok());
+        assert!(!passes, "bit {bit}");
+    }
+}
+
+/// Regression: with the checksum among the bytes that a torn write left zero, the record passed for one that a
+/// broker without checksums wrote.
+#[test]
+fn every_torn_write_is_noticed() {
+    let bytes = sealed(&draft("T", b"body", b"TAGS\x01TagA\x02"));
+    for torn in 1..bytes.len() {
+        let (mut front, mut back) = (bytes.clone(), bytes.clone());
+        front[..torn].fill(0);
+        back[torn..].fill(0);
+        for damaged in [front, back] {
+            let passes = RecordView::parse(&damaged).is_ok_and(|record| record.check_record_crc().is_ok());
+            assert!(!passes || damaged == bytes, "torn at byte {torn}");
+        }
     }
 }
 
