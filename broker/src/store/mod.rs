@@ -549,4 +549,6 @@ mod fault_disk;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
