@@ -272,7 +272,11 @@ impl KeyIndex {
 
     /// Forgets every key at or beyond `end`.
     pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
-        self.pending().keys.retain(|key| key.phy < end);
+        let mut pending = self.pending();
+        pending.keys.retain(|key| key.phy < end);
+        // Records that are written from here on are new, whatever the files have.
+        pending.position = pending.position.min(end);
+        drop(pending);
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(last) = files.last()
             && last.header.end_phy > end.to_wire()

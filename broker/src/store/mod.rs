@@ -415,6 +415,8 @@ impl Store {
 
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
+        // Before the projections: their files should not outlive the records they name.
+        self.log.flush().map_err(|failure| stopped(&failure))?;
         let applied = self.dispatcher.flush(&self.log)?;
         // After the projections: what they have applied must not be more than what the disk has.
         let flushed = self.log.flush().map_err(|failure| stopped(&failure))?;

@@ -195,7 +195,10 @@ impl Run {
         let log: Arc<Log> = Arc::clone(&store.log);
         drop(store);
         self.disk.heal();
-        let (flushed, written) = (log.marks().flushed.get().get(), log.marks().written.get().get());
+        let written = log.marks().written.get().get();
+        // An earlier life may have flushed more than this one knows of; its checkpoint tells.
+        let known = checkpoint::load(&Layout::new(self.dir.path())).expect("readable");
+        let flushed = log.marks().flushed.get().get().max(known.map_or(0, |known| known.flushed));
         let mut rng = Rng::with_seed(seed);
         if flushed < written {
             match damage {

@@ -282,3 +282,24 @@ async fn messages_are_found_by_time() {
     let at = |ms| store.find_by_time(&queue, Millis::new(ms)).expect("found").get();
     assert_eq!((at(0), at(1000), at(1001), at(1500), at(5000)), (0, 0, 1, 5, 10));
 }
+
+/// Regression: after the log had lost its end, new messages at the same places were not indexed.
+#[tokio::test]
+async fn messages_after_a_lost_end_are_found_by_key() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    for n in 0..5 {
+        send(&store, "T", 0, b"lost", &format!("a{n}")).await;
+    }
+    store.keep_house().expect("a checkpoint");
+    drop(store);
+    std::fs::write(dir.path().join("commitlog/00000000000000000000"), [0; 4096]).expect("written");
+    std::fs::remove_file(dir.path().join("gantry.checkpoint")).expect("removed");
+    std::fs::remove_dir_all(dir.path().join("consumequeue")).expect("removed");
+    let store = open(dir.path());
+    assert_eq!(store.max_offset(), PhyOffset::ZERO);
+    send(&store, "T", 0, b"new", "b").await;
+    let find = |key| store.index().find("T", key, Millis::ZERO, Millis::MAX, 10).expect("found").len();
+    assert_eq!((find("b"), find("a0")), (1, 0));
+    assert_eq!(bodies(&store, "T", 0), ["new"]);
+}
