@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gantry_tests::apache::Apache;
-use gantry_tests::harness::Gantry;
+use gantry_tests::harness::{self, Gantry};
+use gantry_tests::java::{self, Module};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
@@ -38,6 +39,15 @@ enum Process {
     Apache(Apache),
 }
 
+/// Builds what a broker is started from, if need be: that is no part of its start.
+fn provide(kind: Kind) -> Result<(), Failure> {
+    match kind {
+        Kind::Gantry => harness::binary().to_owned(),
+        Kind::Apache => java::module(Module::Peer).map_err(Failure::Apache)?,
+    };
+    Ok(())
+}
+
 /// A broker that runs, with its name server. Dropping it is SIGKILL.
 #[derive(Debug)]
 pub struct Broker {
@@ -50,6 +60,7 @@ impl Broker {
     /// of [`Options`] count too.
     pub fn start(kind: Kind, store: &Path, policy: Policy, options: &Options) -> Result<Self, Failure> {
         stop::check()?;
+        provide(kind)?;
         let since = Instant::now();
         let process = match kind {
             Kind::Gantry => {

@@ -73,6 +73,7 @@ fn measure(options: &Options, report: &mut Report) -> Result<(), Failure> {
         }
         report.runs.push(run);
     })?;
+    report.figures.extend(report.memory_peak());
     alone::run(options, &mut |figure| {
         eprintln!("{}: {:.2} {}", figure.name, figure.gantry, figure.unit);
         report.figures.push(figure);

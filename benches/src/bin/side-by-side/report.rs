@@ -53,6 +53,13 @@ impl Report {
         self.runs.is_empty() && self.figures.is_empty()
     }
 
+    /// The most memory that Gantry had in any shape.
+    pub fn memory_peak(&self) -> Option<Figure> {
+        let runs = self.runs.iter().filter(|run| run.broker == Kind::Gantry);
+        let peak = runs.map(|run| run.measured.broker.rss_anon_peak_mib).max_by(f64::total_cmp)?;
+        Some(Figure::new("anonymous memory, most in any shape", "MiB", peak, 150.0))
+    }
+
     fn row(&self, part: Part, policy: Policy, broker: Kind) -> Option<Row> {
         let runs: Vec<_> = self
             .runs
@@ -272,6 +279,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\nis missing in\n{text}");
         }
         assert!(!text.contains("Policy memory"), "{text}");
+        assert_eq!(report().memory_peak().map(|peak| peak.gantry.to_string()), Some("10".to_owned()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a policy:  start both ─▶ first sends ─▶ for each shape, for each round: Gantry, Apache │ Apache, Gantry │ …
-//!            then, for each round of transactions: a new Gantry; a new Apache
+//!            then, for each round of transactions: a new Gantry, first sends; a new Apache, first sends
 //! ```
 //!
 //! The one that is not measured is paused. Transactions get new brokers each time, because Apache 5.5.0 can keep
@@ -125,6 +125,7 @@ fn transactions(
     for round in 1..=scale.rounds {
         for kind in kinds {
             let seat = Seat::start(*kind, policy, options)?;
+            load::bench(&seat.broker, &first_sends(&scale))?;
             let measured = measure(&seat.broker, Part::Transaction, &scale)?;
             take(Run { part: Part::Transaction, policy, broker: *kind, round, measured });
         }
