@@ -228,6 +228,15 @@ impl Dispatcher {
         }
     }
 
+    /// Drops a topic's queues. Nothing is dispatched meanwhile: a record that follows must find the topic's
+    /// new queue, not the one that the record before was in.
+    pub(super) fn remove_topic(&self, log: &Log, topic: &str) -> std::io::Result<()> {
+        self.with(log, |state| {
+            state.last_queue = None;
+            self.folds.queues.remove_topic(topic)
+        })
+    }
+
     /// Applies a record found by recovery.
     pub(super) fn replay(&self, view: RecordView<'_>, next: PhyOffset) {
         let mut state = self.lock();

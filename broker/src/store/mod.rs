@@ -348,7 +348,7 @@ impl Store {
 
     /// Drops a topic's consume queues. Its records stay in the log until that is cleaned.
     pub fn remove_topic(&self, topic: &str) -> io::Result<()> {
-        self.folds.queues.remove_topic(topic)?;
+        self.dispatcher.remove_topic(&self.log, topic)?;
         // The checkpoint counts the entries of all queues.
         self.save_checkpoint()
     }

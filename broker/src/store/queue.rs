@@ -242,14 +242,20 @@ impl Queue {
     }
 
     /// Adds the entry of a dispatched record. One that is there already changes nothing; a gap before
-    /// it (a damaged record, a queue that was restarted) is filled with blanks.
+    /// it (a damaged record, a queue that was restarted) is filled with blanks. A later record with a number
+    /// that is taken begins the queue again from there: its topic was deleted and made anew.
     pub(super) fn push(&self, entry: QueueEntry) -> io::Result<()> {
-        let max = self.max.load(Ordering::Relaxed);
         let at = entry.at.get();
-        if at < max {
-            return Ok(());
-        }
         let mut files = self.lock();
+        let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
+        if at < last {
+            let known = if first < last { files.read(at.max(first))? } else { None };
+            if known.is_some_and(|known| known.phy >= entry.phy) {
+                return Ok(());
+            }
+            self.begin_again(&mut files, at)?;
+        }
+        let max = self.max.load(Ordering::Relaxed);
         let mut filled = Ok(());
         if at > max {
             filled = files.fill_gap(max, at);
@@ -263,6 +269,17 @@ impl Queue {
         self.max.store(at + 1, Ordering::Release);
         self.next.fetch_max(at + 1, Ordering::Relaxed);
         written
+    }
+
+    /// Forgets every entry from number `at` on, and those before it that are gone anyway.
+    fn begin_again(&self, files: &mut Files, at: u64) -> io::Result<()> {
+        files.write_pending()?;
+        files.cut(at)?;
+        files.pending_at = at;
+        self.min.fetch_min(at, Ordering::Release);
+        self.max.store(at, Ordering::Release);
+        self.own.fetch_min(at, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Notes that there is something to [`flush`](Self::flush). Returns whether that is news.

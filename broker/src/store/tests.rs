@@ -303,3 +303,38 @@ async fn messages_after_a_lost_end_are_found_by_key() {
     assert_eq!((find("b"), find("a0")), (1, 0));
     assert_eq!(bodies(&store, "T", 0), ["new"]);
 }
+
+#[tokio::test]
+async fn a_topic_made_anew_lists_its_new_messages() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    for n in 0..3 {
+        send(&store, "orders", 0, b"old", &format!("old-{n}")).await;
+    }
+    store.remove_topic("orders").expect("removed");
+    for n in 0..2 {
+        let placed = send(&store, "orders", 0, b"new", &format!("new-{n}")).await;
+        assert_eq!(placed.queue_offset, QueueOffset::new(n));
+    }
+    assert_eq!(bodies(&store, "orders", 0), ["new", "new"]);
+}
+
+#[tokio::test]
+async fn queues_built_again_from_the_log_list_a_topic_made_anew() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    send(&store, "others", 0, b"other", "other").await;
+    for n in 0..3 {
+        send(&store, "orders", 0, b"old", &format!("old-{n}")).await;
+    }
+    store.remove_topic("orders").expect("removed");
+    send(&store, "orders", 0, b"new", "new").await;
+    store.close().expect("closed");
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("consumequeue")).expect("removed");
+    let store = open(dir.path());
+    assert_eq!(bodies(&store, "orders", 0), ["new"]);
+    let placed = send(&store, "orders", 0, b"newer", "newer").await;
+    assert_eq!(placed.queue_offset, QueueOffset::new(1));
+    assert_eq!(bodies(&store, "orders", 0), ["new", "newer"]);
+}
