@@ -6,7 +6,7 @@
 //! ```text
 //! { "position": 123456,
 //!   "halves": [[phy, half queue offset, phy of the transaction's first half,
-//!                UNIQ_KEY, checks, time of the last], …],
+//!                UNIQ_KEY, CRC-32 of the body, checks, time of the last], …],
 //!   "needs_op": [half queue offset, …],
 //!   "half_max": 17, "op": 12, "op_max": 15,    ends of the two queues, first op record that may count
 //!   "redriven": [[phy of the parked copy, phy of the new half], …] }
@@ -120,7 +120,7 @@ impl SharedState {
             }
             TopicKind::CheckMaxTime => {
                 let key = hot.uniq_key.unwrap_or_default();
-                self.table.close_by_parked(view.phy_offset(), view.prepared_offset(), key);
+                self.table.close_by_parked(view.phy_offset(), view.prepared_offset(), key, view.body_crc());
             }
             TopicKind::State => {
                 if let Some((StateKind::Checks, payload)) = state::parse(view.body()) {
@@ -131,7 +131,7 @@ impl SharedState {
             }
             _ if view.sys_flag().transaction() == TransactionFlag::Commit => {
                 let key = hot.uniq_key.unwrap_or_default();
-                self.table.close_by_copy(view.phy_offset(), view.prepared_offset(), key);
+                self.table.close_by_copy(view.phy_offset(), view.prepared_offset(), key, view.body_crc());
             }
             _ => {}
         }
@@ -158,6 +158,7 @@ pub(super) fn open_half(view: &RecordView<'_>, hot: &HotProperties<'_>) -> Optio
         key: Arc::from(hot.uniq_key?),
         group: GroupName::internal(hot.producer_group.unwrap_or_default()),
         topic: TopicName::storable(hot.real_topic?).ok()?,
+        body_crc: view.body_crc(),
         born: view.born_at(),
         stored: view.store_at(),
         immunity_ms: properties.check_immunity_secs().map(|secs| secs.saturating_mul(1000)),
@@ -207,8 +208,8 @@ pub struct TransactionProjection {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Snapshot {
     position: u64,
-    /// Position, number, first position, key, checks, time of the last check.
-    halves: Vec<(u64, u64, u64, String, u32, i64)>,
+    /// Position, number, first position, key, CRC of the body, checks, time of the last check.
+    halves: Vec<(u64, u64, u64, String, u32, u32, i64)>,
     needs_op: Vec<u64>,
     half_max: u64,
     op: u64,
@@ -220,7 +221,8 @@ impl Snapshot {
     fn new(position: PhyOffset, remains: &Remains, redriven: &BTreeMap<PhyOffset, PhyOffset>) -> Self {
         let plain = |half: &Remembered| {
             let (at, queue_offset, first) = (half.at.get(), half.queue_offset.get(), half.first.get());
-            (at, queue_offset, first, half.key.to_string(), half.checks, half.checked.get())
+            let (key, body_crc) = (half.key.to_string(), half.body_crc);
+            (at, queue_offset, first, key, body_crc, half.checks, half.checked.get())
         };
         Self {
             position: position.get(),
@@ -234,15 +236,14 @@ impl Snapshot {
     }
 
     fn remains(&self) -> Remains {
-        let typed = |(at, queue_offset, first, key, checks, checked): &(u64, u64, u64, String, u32, i64)| {
-            Remembered {
-                at: PhyOffset::new(*at),
-                queue_offset: QueueOffset::new(*queue_offset),
-                first: PhyOffset::new(*first),
-                key: Arc::from(key.as_str()),
-                checks: *checks,
-                checked: Millis::new(*checked),
-            }
+        let typed = |(at, queue_offset, first, key, body_crc, checks, checked): &_| Remembered {
+            at: PhyOffset::new(*at),
+            queue_offset: QueueOffset::new(*queue_offset),
+            first: PhyOffset::new(*first),
+            key: Arc::from(String::as_str(key)),
+            body_crc: *body_crc,
+            checks: *checks,
+            checked: Millis::new(*checked),
         };
         Remains {
             halves: self.halves.iter().map(typed).collect(),

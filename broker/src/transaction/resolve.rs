@@ -13,7 +13,7 @@ use gantry_proto::record::{
     OffsetMsgId, PropertiesBuf, RecordDraft, RecordView, SysFlag, TransactionFlag, keys,
 };
 
-use super::projection::OP_TAG;
+use super::projection::{OP_TAG, open_half};
 use super::table::{Found, OpenHalf, Outcome, Resolution, State};
 use super::{RedriveError, StoreError, Transactions};
 use crate::store::{Appended, Batch, Poisoned};
@@ -242,12 +242,10 @@ impl Transactions {
             let (owner, asked) = (GroupName::internal(group), request.group.clone());
             return Err(Err(EndError::WrongGroup { at, owner, asked }));
         }
-        let key = properties.uniq_key().unwrap_or_default();
-        let state = self.shared.lock();
-        match state.table.find_key(key).map(|newest| state.table.find(newest)) {
-            Some(Found::Here(half, state)) if (half.first..=half.at).contains(&at) => Ok((half, state)),
-            _ => Err(Ok(Ended::Before(None))),
-        }
+        let Some(older) = open_half(&view, &properties.scan()) else {
+            return Err(Err(EndError::NoSuchHalf { at }));
+        };
+        self.shared.lock().table.find_renewed(&older).ok_or(Ok(Ended::Before(None)))
     }
 
     /// Appends copies and op records of halves that were taken.

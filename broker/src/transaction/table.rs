@@ -4,15 +4,18 @@
 //! [`Table::close_by_copy`], [`Table::close_by_op`], [`Table::close_by_parked`]), the services take halves
 //! out to end them ([`Table::take`]) and ask which are due for a check ([`Table::take_due`]).
 //!
-//! A transaction is known by the `UNIQ_KEY` of its half. A half with the key of an open one is the same
-//! transaction again (Apache re-puts a half at each check; a producer may send twice) and takes its place:
-//! the older one is done, and an end that names it means the newer.
+//! A transaction is known by the `UNIQ_KEY` of its half. A half with key, group, topic and body of an open one
+//! is the same transaction again (Apache re-puts a half at each check; a producer may send twice) and takes
+//! its place: the older one is done, and an end that names it means the newer. One with the key alone is
+//! another transaction, of an application that uses a message object twice: see [`keys`].
 //!
 //! Halves lie in one queue, so they come with rising positions *and* rising queue offsets: one row of slots,
 //! in order, is found by either. A closed half leaves a small empty slot that goes when it reaches the front
 //! or when most slots are empty.
 
 mod deadlines;
+mod keys;
+mod snapshot;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -22,6 +25,7 @@ use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 
 use super::rules::Rules;
+pub use snapshot::{Remains, Remembered};
 
 /// How a transaction ends by request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +64,8 @@ pub struct OpenHalf {
     pub group: GroupName,
     /// Where the message goes when it is committed.
     pub topic: TopicName,
+    /// CRC-32 of the body: with key, group and topic it tells one transaction from another.
+    pub body_crc: u32,
     /// When the producer made it, by the producer's clock.
     pub born: Millis,
     /// When it was stored, by this broker's clock.
@@ -87,6 +93,8 @@ struct Entry {
     state: State,
     /// Next check; `None` while one is being sent.
     due: Option<Millis>,
+    /// The open half before this one that has the same key and is another transaction.
+    twin: Option<PhyOffset>,
 }
 
 #[derive(Debug)]
@@ -94,38 +102,6 @@ struct Slot {
     at: PhyOffset,
     queue_offset: QueueOffset,
     entry: Option<Box<Entry>>,
-}
-
-/// What a snapshot keeps of an open half; the rest is in its record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remembered {
-    /// Where its record starts.
-    pub at: PhyOffset,
-    /// Its number in the half queue.
-    pub queue_offset: QueueOffset,
-    /// Where the first half of this transaction started.
-    pub first: PhyOffset,
-    /// The transaction's id.
-    pub key: Arc<str>,
-    /// Checks sent so far.
-    pub checks: u32,
-    /// When the last check was sent.
-    pub checked: Millis,
-}
-
-/// What a snapshot keeps of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
-    /// The open halves.
-    pub halves: Vec<Remembered>,
-    /// Closed halves that lack an op record.
-    pub needs_op: Vec<QueueOffset>,
-    /// The next number of the half queue.
-    pub half_max: QueueOffset,
-    /// First op record that may name a half that Apache would still ask about.
-    pub op: QueueOffset,
-    /// The next number of the op queue.
-    pub op_max: QueueOffset,
 }
 
 /// What [`Table::find`] says of a half.
@@ -216,19 +192,6 @@ impl Table {
         }
     }
 
-    /// A table that starts from a snapshot. Its halves are to be read, see [`Table::unread`].
-    pub fn with_snapshot(rules: Rules, snapshot: &Remains) -> Self {
-        let mut table = Self::new(rules);
-        snapshot.halves.iter().for_each(|half| table.remember(half));
-        table.needs_op = snapshot.needs_op.iter().copied().collect();
-        (table.half_max, table.op_max) = (snapshot.half_max, snapshot.op_max);
-        if snapshot.op < snapshot.op_max {
-            // These name some of the halves so far; which ones is not worth keeping.
-            table.ops.push_back((snapshot.op, snapshot.half_max.back(1)));
-        }
-        table
-    }
-
     /// Number of open halves.
     pub fn len(&self) -> usize {
         self.open
@@ -263,59 +226,48 @@ impl Table {
         self.fill(last, half);
     }
 
-    /// The open half with this key, if any, is done: `half` continues its transaction.
-    fn supersede(&mut self, half: &mut OpenHalf) {
-        let Some(older) = self.by_key.get(&half.key).copied() else { return };
-        if older >= half.at {
-            return;
-        }
-        if let Some(index) = self.index_of(older)
-            && let Some(entry) = self.slots[index].entry.as_ref()
-        {
-            half.first = entry.half.first;
-            let queue_offset = entry.half.queue_offset;
-            self.remove(index);
-            self.needs_op.insert(queue_offset);
-        }
-    }
-
     fn fill(&mut self, index: usize, mut half: OpenHalf) {
         half.group = intern(&mut self.groups, &half.group);
         half.topic = intern(&mut self.topics, &half.topic);
         let due = self.rules.next_due(&half);
-        self.by_key.insert(Arc::clone(&half.key), half.at);
+        let twin = self.by_key.insert(Arc::clone(&half.key), half.at);
         self.due.push(Reverse((due, half.at)));
-        self.slots[index].entry = Some(Box::new(Entry { half, state: State::Open, due: Some(due) }));
+        self.slots[index].entry = Some(Box::new(Entry { half, state: State::Open, due: Some(due), twin }));
         self.open += 1;
     }
 
-    /// A visible copy was stored at `at` that names the half at `prepared`.
-    pub fn close_by_copy(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str) {
-        self.close_by_record(at, prepared, key, Outcome::Committed);
+    /// A visible copy with this body was stored at `at`; it names the half at `prepared`.
+    pub fn close_by_copy(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str, body_crc: u32) {
+        self.close_by_record(at, prepared, (key, body_crc), Outcome::Committed);
     }
 
     /// A copy in the topic of unanswered halves was stored at `at`. Ours name their half, Apache's
     /// leave `prepared` zero.
-    pub fn close_by_parked(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str) {
-        self.close_by_record(at, prepared, key, Outcome::Expired);
+    pub fn close_by_parked(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str, body_crc: u32) {
+        self.close_by_record(at, prepared, (key, body_crc), Outcome::Expired);
     }
 
-    fn close_by_record(&mut self, at: PhyOffset, prepared: PhyOffset, key: &str, outcome: Outcome) {
-        let open = self.by_key.get(key).copied().filter(|open| *open < at);
-        let index = open.and_then(|open| self.index_of(open));
-        let Some((index, entry)) = index.and_then(|i| Some((i, self.slots[i].entry.as_ref()?))) else {
+    fn close_by_record(&mut self, at: PhyOffset, prepared: PhyOffset, named: (&str, u32), outcome: Outcome) {
+        let by_apache = outcome == Outcome::Expired && prepared == PhyOffset::ZERO;
+        let Some(index) = self.indices_of_key(named.0).find(|index| {
+            self.slots[*index].entry.as_ref().is_some_and(|entry| {
+                let half = &entry.half;
+                let covers = by_apache || (half.first..=half.at).contains(&prepared);
+                half.at < at && half.body_crc == named.1 && covers
+            })
+        }) else {
             return;
         };
-        let named = (entry.half.first..=entry.half.at).contains(&prepared);
-        let parked_by_apache = outcome == Outcome::Expired && prepared == PhyOffset::ZERO;
-        if named || parked_by_apache {
-            let (half_at, queue_offset) = (entry.half.at, entry.half.queue_offset);
-            self.remove(index);
-            self.needs_op.insert(queue_offset);
-            self.note_recent(half_at, outcome);
-            if prepared != half_at && named {
-                self.note_recent(prepared, outcome);
-            }
+        let Some((half_at, queue_offset)) =
+            self.slots[index].entry.as_ref().map(|entry| (entry.half.at, entry.half.queue_offset))
+        else {
+            return;
+        };
+        self.remove(index);
+        self.needs_op.insert(queue_offset);
+        self.note_recent(half_at, outcome);
+        if prepared != half_at && !by_apache {
+            self.note_recent(prepared, outcome);
         }
     }
 
@@ -370,105 +322,6 @@ impl Table {
         }
     }
 
-    // --- start ---------------------------------------------------------------------------------
-
-    /// A half of the snapshot. It has no deadline before its record is read.
-    fn remember(&mut self, known: &Remembered) {
-        if self.slots.back().is_some_and(|last| last.at >= known.at) {
-            return; // the snapshot lists them in order
-        }
-        let half = OpenHalf {
-            at: known.at,
-            queue_offset: known.queue_offset,
-            size: 0,
-            first: known.first.min(known.at),
-            key: Arc::clone(&known.key),
-            group: GroupName::internal(""),
-            topic: TopicName::internal(""),
-            born: Millis::ZERO,
-            stored: Millis::ZERO,
-            immunity_ms: None,
-            checks: known.checks,
-            checked: known.checked,
-        };
-        self.by_key.insert(Arc::clone(&half.key), half.at);
-        let entry = Some(Box::new(Entry { half, state: State::Open, due: None }));
-        self.slots.push_back(Slot { at: known.at, queue_offset: known.queue_offset, entry });
-        self.open += 1;
-        self.unread.insert(known.at);
-    }
-
-    /// Halves of the snapshot that nothing has closed since: their records have to be read.
-    pub fn unread(&self) -> Vec<PhyOffset> {
-        self.unread.iter().copied().collect()
-    }
-
-    /// Replay is over and the records of [`Table::unread`] were read; those missing here are gone from
-    /// the log. Everything below `done` was declared done by the owner of the store before us.
-    pub fn restore(&mut self, halves: Vec<OpenHalf>, done: QueueOffset) {
-        for half in halves {
-            if !self.unread.remove(&half.at) {
-                continue;
-            }
-            let (group, topic) =
-                (intern(&mut self.groups, &half.group), intern(&mut self.topics, &half.topic));
-            let at = half.at;
-            if let Some(entry) = self.entry_mut(at) {
-                let (first, key) = (entry.half.first, Arc::clone(&entry.half.key));
-                let (mut checks, mut checked) = (entry.half.checks, entry.half.checked);
-                if half.checks > checks {
-                    (checks, checked) = (half.checks, half.checked);
-                }
-                entry.half = OpenHalf { first, key, group, topic, checks, checked, ..half };
-                self.schedule_next(at);
-            }
-        }
-        let gone = std::mem::take(&mut self.unread);
-        let passed = self.slots.iter().take_while(|slot| slot.queue_offset < done).map(|slot| slot.at);
-        for at in passed.chain(gone).collect::<Vec<_>>() {
-            if let Some(index) = self.index_of(at) {
-                self.remove(index);
-            }
-        }
-        self.needs_op = self.needs_op.split_off(&done);
-    }
-
-    /// Numbers of the two queues as the store knows them; they may be ahead when records are gone.
-    pub fn note_queues(&mut self, half_max: QueueOffset, op_max: QueueOffset) {
-        self.half_max = self.half_max.max(half_max);
-        self.op_max = self.op_max.max(op_max);
-    }
-
-    /// What a snapshot must keep.
-    pub fn remains(&mut self) -> Remains {
-        let remembered = |entry: &Entry| Remembered {
-            at: entry.half.at,
-            queue_offset: entry.half.queue_offset,
-            first: entry.half.first,
-            key: Arc::clone(&entry.half.key),
-            checks: entry.half.checks,
-            checked: entry.half.checked,
-        };
-        Remains {
-            halves: self.entries().map(remembered).collect(),
-            needs_op: self.needs_op(),
-            half_max: self.half_max,
-            op: self.progress().op,
-            op_max: self.op_max,
-        }
-    }
-
-    /// Halves that lack an op record.
-    pub fn needs_op(&self) -> Vec<QueueOffset> {
-        self.needs_op.iter().copied().collect()
-    }
-
-    /// Halves that lacked an op record at the last call already: theirs is not just on its way.
-    pub fn overdue_ops(&mut self) -> Vec<QueueOffset> {
-        let lacked = std::mem::replace(&mut self.lacked_op, self.needs_op.clone());
-        lacked.intersection(&self.needs_op).copied().collect()
-    }
-
     // --- ending --------------------------------------------------------------------------------
 
     /// What is known of the half at `at`.
@@ -477,11 +330,6 @@ impl Table {
             return Found::Here(entry.half.clone(), entry.state);
         }
         self.recent.get(&at).map_or(Found::Absent, |outcome| Found::Ended(*outcome))
-    }
-
-    /// Where the newest half of the transaction `key` is, if that is open.
-    pub fn find_key(&self, key: &str) -> Option<PhyOffset> {
-        self.by_key.get(key).copied()
     }
 
     /// Takes an open half out: only the caller may end it now. `None` when it is not open.
@@ -551,9 +399,7 @@ impl Table {
         let Some(entry) = self.slots[index].entry.take() else { return };
         self.open -= 1;
         self.unread.remove(&entry.half.at);
-        if self.by_key.get(&entry.half.key) == Some(&entry.half.at) {
-            self.by_key.remove(&entry.half.key);
-        }
+        self.unlink_key(&entry);
         while self.slots.front().is_some_and(|slot| slot.entry.is_none()) {
             self.slots.pop_front();
         }

@@ -22,6 +22,7 @@ use crate::groups::members::{CheckRequest, Notice, Peer};
 use crate::store::disk::RealDisk;
 use crate::store::{Batch, FlushPolicy, StoreOptions};
 
+mod reuse;
 mod sample_store;
 
 const START: Millis = Millis::new(1_700_000_000_000);
@@ -102,6 +103,10 @@ struct Sent {
 
 impl Broker {
     async fn half(&self, key: &str, extra: &[(&str, &str)]) -> Sent {
+        self.half_with_body(key, key, extra).await
+    }
+
+    async fn half_with_body(&self, key: &str, body: &str, extra: &[(&str, &str)]) -> Sent {
         let mut properties = PropertiesBuf::new();
         properties.push(keys::UNIQ_KEY, key);
         properties.push(keys::TRAN_MSG, "true");
@@ -124,7 +129,7 @@ impl Broker {
             store_host: host,
             reconsume_times: 0,
             prepared_offset: PhyOffset::ZERO,
-            body: key.as_bytes(),
+            body: body.as_bytes(),
             properties: half.properties.as_bytes(),
             append_crc: true,
         };

@@ -9,7 +9,7 @@ use super::*;
 /// What lies in the log. Halves are named by how many came before them.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Half { key: u8 },
+    Half { key: u8, body: u32 },
     Copy { of: usize },
     Op { of: usize },
     ParkedHere { of: usize },
@@ -18,7 +18,7 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        3 => (0_u8..4).prop_map(|key| Event::Half { key }),
+        3 => (0_u8..4, 0_u32..2).prop_map(|(key, body)| Event::Half { key, body }),
         1 => (0_usize..8).prop_map(|of| Event::Copy { of }),
         1 => (0_usize..8).prop_map(|of| Event::Op { of }),
         1 => (0_usize..8).prop_map(|of| Event::ParkedHere { of }),
@@ -30,7 +30,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 /// Records are this long here; the first starts behind position 0.
 const SIZE: u64 = 100;
 
-fn half(key: u8, at: PhyOffset, number: u64) -> OpenHalf {
+fn half((key, body): (u8, u32), at: PhyOffset, number: u64) -> OpenHalf {
     OpenHalf {
         at,
         queue_offset: QueueOffset::new(number),
@@ -39,6 +39,7 @@ fn half(key: u8, at: PhyOffset, number: u64) -> OpenHalf {
         key: Arc::from(format!("key {key}")),
         group: GroupName::internal("producers"),
         topic: TopicName::internal("orders"),
+        body_crc: body,
         born: Millis::ZERO,
         stored: Millis::ZERO,
         immunity_ms: None,
@@ -47,13 +48,17 @@ fn half(key: u8, at: PhyOffset, number: u64) -> OpenHalf {
     }
 }
 
+fn id(half: &OpenHalf) -> (Arc<str>, u32) {
+    (Arc::clone(&half.key), half.body_crc)
+}
+
 /// The log, and what must be open at its end.
 #[derive(Default)]
 struct Model {
     halves: Vec<OpenHalf>,
     ops: u64,
-    /// Of each open transaction: its first and its newest half.
-    open: BTreeMap<Arc<str>, (PhyOffset, PhyOffset)>,
+    /// Of each open transaction, known by key and body: its first and its newest half.
+    open: BTreeMap<(Arc<str>, u32), (PhyOffset, PhyOffset)>,
 }
 
 impl Model {
@@ -62,33 +67,33 @@ impl Model {
         let at = PhyOffset::new((number as u64 + 1) * SIZE);
         let named = |of: usize| self.halves.get(of % self.halves.len().max(1)).cloned();
         match event {
-            Event::Half { key } => {
-                let half = half(key, at, self.halves.len() as u64);
-                let first = self.open.get(&half.key).map_or(at, |open| open.0);
-                self.open.insert(Arc::clone(&half.key), (first, at));
+            Event::Half { key, body } => {
+                let half = half((key, body), at, self.halves.len() as u64);
+                let first = self.open.get(&id(&half)).map_or(at, |open| open.0);
+                self.open.insert(id(&half), (first, at));
                 self.halves.push(half.clone());
                 table.open(half);
             }
             Event::Copy { of } | Event::ParkedHere { of } => {
                 let Some(half) = named(of) else { return };
-                if self.open.get(&half.key).is_some_and(|open| (open.0..=open.1).contains(&half.at)) {
-                    self.open.remove(&half.key);
+                if self.open.get(&id(&half)).is_some_and(|open| (open.0..=open.1).contains(&half.at)) {
+                    self.open.remove(&id(&half));
                 }
                 if matches!(event, Event::Copy { .. }) {
-                    table.close_by_copy(at, half.at, &half.key);
+                    table.close_by_copy(at, half.at, &half.key, half.body_crc);
                 } else {
-                    table.close_by_parked(at, half.at, &half.key);
+                    table.close_by_parked(at, half.at, &half.key, half.body_crc);
                 }
             }
             Event::ParkedByApache { of } => {
                 let Some(half) = named(of) else { return };
-                self.open.remove(&half.key);
-                table.close_by_parked(at, PhyOffset::ZERO, &half.key);
+                self.open.remove(&id(&half));
+                table.close_by_parked(at, PhyOffset::ZERO, &half.key, half.body_crc);
             }
             Event::Op { of } => {
                 let Some(half) = named(of) else { return };
-                if self.open.get(&half.key).is_some_and(|open| open.1 == half.at) {
-                    self.open.remove(&half.key);
+                if self.open.get(&id(&half)).is_some_and(|open| open.1 == half.at) {
+                    self.open.remove(&id(&half));
                 }
                 table.close_by_op(QueueOffset::new(self.ops), std::iter::once(half.queue_offset));
                 self.ops += 1;
@@ -97,7 +102,7 @@ impl Model {
     }
 
     fn open(&self) -> Vec<(String, PhyOffset)> {
-        let mut open: Vec<_> = self.open.iter().map(|(key, open)| (key.to_string(), open.1)).collect();
+        let mut open: Vec<_> = self.open.iter().map(|(id, open)| (id.0.to_string(), open.1)).collect();
         open.sort_by_key(|open| open.1);
         open
     }
@@ -127,7 +132,7 @@ proptest! {
 
 #[test]
 fn a_half_renewed_and_parked_after_the_snapshot_stays_closed() {
-    let events = [Event::Half { key: 2 }, Event::Half { key: 2 }, Event::ParkedByApache { of: 1 }];
+    let events = [Event::Half { key: 2, body: 0 }, Event::Half { key: 2, body: 0 }, Event::ParkedByApache { of: 1 }];
     restart(&events, 1).expect("nothing is open");
 }
 
@@ -161,7 +166,7 @@ fn restart(events: &[Event], cut: usize) -> Result<(), TestCaseError> {
 fn deadlines_of_ended_halves_are_forgotten() {
     let mut table = Table::new(Rules::default());
     for number in 0..5_000 {
-        let mut half = half(0, PhyOffset::new((number + 1) * SIZE), number);
+        let mut half = half((0, 0), PhyOffset::new((number + 1) * SIZE), number);
         half.key = Arc::from(format!("key {number}"));
         table.open(half);
         table.close_by_op(QueueOffset::new(number), std::iter::once(QueueOffset::new(number)));
