@@ -4,7 +4,10 @@
 //! a retry), asks the dedup window and appends. It neither waits nor writes: the caller drives the store
 //! after a batch of sends and answers when [`Sent::end`] is settled.
 
+mod batch;
 mod resend;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +17,7 @@ use gantry_proto::error::DecodeError;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{
-    BatchItems, EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag,
+    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag,
     UniqKeys, keys,
 };
 
@@ -25,6 +28,7 @@ use crate::store::{AppendError, Batch, Queue, ReadError, Store};
 use crate::timer::{self, Levels};
 use crate::topics::{Topic, TopicError, Topics};
 use crate::transaction::{BeginError, Transactions};
+use resend::Again;
 
 /// Region that clients are told, as the peer's default.
 pub const REGION: &str = "DefaultRegion";
@@ -243,20 +247,25 @@ impl Publisher {
         let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
         scratch.batch.clear();
         scratch.batch.push(&queue, &draft)?;
-        let admission = Self::dedup_key(topic, &scratch.uniq_key).map(|key| self.store.dedup().admit(key));
-        if let Some(admission) = &admission
-            && let Some(earlier) = admission.earlier()
-            && let Some(sent) = self.answer_again(earlier, topic, &scratch.uniq_key, incoming.body)?
+        let key = Self::dedup_key(topic, &scratch.uniq_key);
+        let mut admission = key.map(|key| (key, self.store.dedup().admit()));
+        if let Some((key, admission)) = &admission
+            && let Some(earlier) = admission.earlier(*key)
+            // Who sends it again after a rollback wants to try again: a second transaction shows nothing twice.
+            && !(is_half && self.transactions.was_rolled_back(earlier))
         {
-            return Ok(Sent { waits: hot.waits_for_store(), ..sent });
+            let again = Again { topic, uniq_key: &scratch.uniq_key, body: incoming.body, is_half };
+            if let Some(sent) = self.answer_again(earlier, &again)? {
+                return Ok(Sent { waits: hot.waits_for_store(), ..sent });
+            }
         }
         self.store.check_room()?;
         let appended = self.store.append(&mut scratch.batch)?;
         let Some(placed) = scratch.batch.placed().first().copied() else {
             return Err(SendError::EmptyBatch);
         };
-        if let Some(admission) = admission {
-            admission.stored(placed.phy);
+        if let Some((key, admission)) = &mut admission {
+            admission.stored(*key, placed.phy);
         }
         Ok(Sent {
             end: appended.end,
@@ -265,81 +274,6 @@ impl Publisher {
             queue_id,
             queue_offset: placed.queue_offset,
         })
-    }
-
-    /// Appends the messages of a batch, next to each other. `sent` gets one entry for each, in order;
-    /// `scratch.uniq_key` their ids, joined by commas.
-    pub fn send_batch(
-        &self,
-        incoming: &Incoming<'_>,
-        scratch: &mut Scratch,
-        sent: &mut Vec<Sent>,
-    ) -> Result<(), SendError> {
-        self.check_size(incoming.body.len())?;
-        let topic =
-            self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
-        if topic.kind == TopicKind::Retry || incoming.topic.len() > 127 {
-            return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
-        }
-        let queue_id = pick_queue(&topic, incoming.queue_id, false)?;
-        let queue = self.queue_of(&topic, queue_id)?;
-        let sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
-        let waits = incoming.properties.waits_for_store();
-        scratch.batch.clear();
-        scratch.uniq_key.clear();
-        let mut new = Vec::new();
-        let mut made = String::new();
-        for item in BatchItems::new(incoming.body) {
-            let item = item?;
-            let given = item.properties.uniq_key();
-            let mut properties = PropertiesBuf::copy_of(item.properties, ADDED_PROPERTIES);
-            let key = if let Some(given) = given {
-                given
-            } else {
-                made.clear();
-                self.uniq_keys.next_into(self.clock.now(), &mut made);
-                properties.push(keys::UNIQ_KEY, &made);
-                &made
-            };
-            if !scratch.uniq_key.is_empty() {
-                scratch.uniq_key.push(',');
-            }
-            scratch.uniq_key.push_str(key);
-            let dedup = Self::dedup_key(&topic, key);
-            let earlier = dedup.and_then(|key| self.store.dedup().admit(key).earlier());
-            let again = match earlier {
-                Some(earlier) => self.answer_again(earlier, &topic, key, item.body)?,
-                None => None,
-            };
-            if let Some(again) = again {
-                sent.push(Sent { waits, ..again });
-                continue;
-            }
-            let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), item.body, item.flag);
-            scratch.batch.push(&queue, &draft)?;
-            new.push((sent.len(), dedup));
-            let (end, phy, queue_offset) = Default::default();
-            sent.push(Sent { end, waits, phy, queue_id, queue_offset });
-        }
-        if sent.is_empty() {
-            return Err(SendError::EmptyBatch);
-        }
-        if !scratch.batch.is_empty() {
-            self.store.check_room()?;
-            let appended = self.store.append(&mut scratch.batch)?;
-            for ((number, dedup), placed) in new.into_iter().zip(scratch.batch.placed()) {
-                if let Some(key) = dedup {
-                    self.store.dedup().admit(key).stored(placed.phy);
-                }
-                if let Some(one) = sent.get_mut(number) {
-                    one.end = appended.end;
-                    one.phy = placed.phy;
-                    one.queue_offset = placed.queue_offset;
-                }
-            }
-        }
-        scratch.batch.clear();
-        Ok(())
     }
 
     fn check_size(&self, size: usize) -> Result<(), SendError> {

@@ -24,6 +24,7 @@ pub(super) fn handle(
     command: &Command<'_>,
     frame: &Frame<'_>,
 ) {
+    super::transaction::stage_rollbacks(connection);
     let result = match SendMessageHeader::read(code, &command.ext) {
         Ok(header) => take(connection, code, &header, frame.body),
         Err(error) => Err(Refused { code: ResponseCode::SystemError, why: error.to_string() }),

@@ -81,6 +81,14 @@ fn decode(command: &Command<'_>) -> Result<Option<EndRequest>, String> {
     Ok(Some(EndRequest { group, half_queue_offset, half_phy, resolution, source }))
 }
 
+/// Stores the ends gathered so far if a message may need to know of them: one that is sent again after its
+/// rollback is a new one.
+pub(super) fn stage_rollbacks(connection: &mut Connection) {
+    if connection.ends.iter().any(|end| end.request.resolution == Resolution::Rollback) {
+        stage(connection);
+    }
+}
+
 /// Stores the ends gathered from one read.
 pub(super) fn stage(connection: &mut Connection) {
     let pending = std::mem::take(&mut connection.ends);

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::TopicKind;
+use gantry_proto::record::TransactionFlag;
 
 use super::disk::{Disk, DiskFile, offset_path, parse_offset_name};
 use super::projection::Dispatched;
@@ -65,8 +66,10 @@ impl DedupKey {
             TopicKind::User if record.hot.real_topic.is_none() => record.view.topic(),
             _ => return None,
         };
-        let first_form =
-            record.view.prepared_offset() == PhyOffset::ZERO && TopicKind::of(topic) == TopicKind::User;
+        // A committed copy may name a half at position 0.
+        let is_copy = record.view.prepared_offset() > PhyOffset::ZERO
+            || record.view.sys_flag().transaction() == TransactionFlag::Commit;
+        let first_form = !is_copy && TopicKind::of(topic) == TopicKind::User;
         first_form.then(|| Self::new(topic, uniq_key))
     }
 }
@@ -118,22 +121,21 @@ struct Generation {
     unwritten: Vec<(DedupKey, PhyOffset)>,
 }
 
-/// The window, held for the admission of one send.
+/// The window, held for the admission of one send or batch.
 #[derive(Debug)]
 pub struct Admission<'a> {
     window: MutexGuard<'a, Window>,
-    key: DedupKey,
 }
 
 impl Admission<'_> {
     /// Where the same id was stored before.
-    pub fn earlier(&self) -> Option<PhyOffset> {
-        self.window.get(self.key)
+    pub fn earlier(&self, key: DedupKey) -> Option<PhyOffset> {
+        self.window.get(key)
     }
 
     /// Remembers that the id was stored at `phy`.
-    pub fn stored(mut self, phy: PhyOffset) {
-        self.window.current.table.insert(self.key, phy);
+    pub fn stored(&mut self, key: DedupKey, phy: PhyOffset) {
+        self.window.current.table.insert(key, phy);
     }
 }
 
@@ -162,9 +164,14 @@ impl DedupWindow {
         })
     }
 
-    /// Begins the admission of a send; no other one is admitted until it is dropped or done.
-    pub fn admit(&self, key: DedupKey) -> Admission<'_> {
-        Admission { window: self.lock(), key }
+    /// Begins the admission of a send or batch; no other one is admitted until it is dropped.
+    pub fn admit(&self) -> Admission<'_> {
+        Admission { window: self.lock() }
+    }
+
+    /// Where the id was stored before, if it was; another send may be storing it just now.
+    pub fn earlier(&self, key: DedupKey) -> Option<PhyOffset> {
+        self.lock().get(key)
     }
 
     /// Counts one send that was answered with an earlier one's result.
@@ -193,10 +200,11 @@ impl DedupWindow {
         let phy = record.view.phy_offset();
         let mut window = self.lock();
         if let Some(key) = DedupKey::of(record) {
-            let entry = window.current.table.entry(key);
-            // The admission has entered it already, unless the record comes from recovery.
-            let at = *entry.or_insert(phy);
-            if at == phy {
+            // The admission has entered it already, unless the record comes from recovery. Of several
+            // messages with one id the newest counts.
+            let at = window.current.table.entry(key).or_insert(phy);
+            *at = phy.max(*at);
+            if *at == phy {
                 window.current.unwritten.push((key, phy));
             }
             window.current.began.get_or_insert(record.view.store_at());

@@ -366,6 +366,15 @@ impl Transactions {
         }
     }
 
+    /// Whether the half at `at` is known to be rolled back, or just being so.
+    pub fn was_rolled_back(&self, at: PhyOffset) -> bool {
+        let outcome = match self.shared.lock().table.find(at) {
+            Found::Ended(outcome) | Found::Here(_, State::Ending(outcome)) => Some(outcome),
+            Found::Here(_, State::Open) | Found::Absent => None,
+        };
+        outcome == Some(Outcome::RolledBack)
+    }
+
     /// The half at `at`, if it is open.
     pub(super) fn half_at(&self, at: PhyOffset) -> Option<OpenHalf> {
         match self.shared.lock().table.find(at) {

@@ -1,0 +1,219 @@
+//! Sends over a real store: what counts as sent before.
+
+use std::time::Duration;
+
+use gantry_proto::names::GroupName;
+use gantry_proto::record::{PropertiesBuf, TransactionFlag};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{GroupsConfig, TimerConfig};
+use crate::fixture;
+use crate::groups::Groups;
+use crate::groups::locks::Locks;
+use crate::groups::members::Members;
+use crate::transaction::{self, EndRequest, EndSource, Ended, Neighbours, Outcome, Resolution, Rules};
+
+struct Edge {
+    store: Arc<Store>,
+    transactions: Arc<Transactions>,
+    publisher: Publisher,
+    _dir: TempDir,
+}
+
+impl Edge {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let config = dir.path().join("config");
+        let clock = fixture::clock();
+        let (projection, unstarted) =
+            transaction::load(&config, Rules::default(), Arc::default()).expect("no snapshot");
+        let store = fixture::store(dir.path(), clock.clone(), vec![Box::new(projection)]);
+        let levels = Levels::new(&TimerConfig::default());
+        let members = Members::new(clock.clone(), Arc::default(), Duration::from_secs(120), 100);
+        let neighbours = Neighbours {
+            store: Arc::clone(&store),
+            levels: levels.clone(),
+            members: Arc::new(members),
+            note_progress: Box::new(|_| ()),
+            done_below: None,
+        };
+        let transactions = unstarted.start(neighbours).expect("started");
+        let topics = Topics::open(&config, fixture::topic_defaults(), clock.clone()).expect("no topics");
+        let topics = Arc::new(topics);
+        topics.ensure_internal(&TopicName::internal("T"), 1, 6).expect("a topic");
+        let groups = Groups::open(&config, GroupsConfig::default(), clock.clone()).expect("no groups");
+        let retries = Retries {
+            store: Arc::clone(&store),
+            levels: levels.clone(),
+            topics: Arc::clone(&topics),
+            groups: Arc::new(groups),
+            locks: Arc::new(Locks::new(clock.clone(), Duration::from_secs(60))),
+        };
+        let publisher = Publisher::new(
+            Arc::clone(&store),
+            clock,
+            topics,
+            Arc::clone(&transactions),
+            Arc::new(retries),
+            levels,
+            1 << 20,
+            "DefaultCluster".to_owned(),
+            [127, 0, 0, 1].into(),
+        );
+        Self { store, transactions, publisher, _dir: dir }
+    }
+
+    async fn send(&self, uniq_key: &str, body: &str, is_half: bool) -> Sent {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::UNIQ_KEY, uniq_key);
+        properties.push(keys::PGROUP, "producers");
+        if is_half {
+            properties.push(keys::TRAN_MSG, "true");
+        }
+        let incoming = incoming(properties.view(), body.as_bytes());
+        let sent = self.publisher.send(&incoming, &mut Scratch::default()).expect("sent");
+        self.dispatch(sent.end).await;
+        sent
+    }
+
+    async fn end(&self, half: &Sent, resolution: Resolution) -> Ended {
+        let request = EndRequest {
+            group: GroupName::internal("producers"),
+            half_queue_offset: half.queue_offset,
+            half_phy: half.phy,
+            resolution,
+            source: EndSource::Producer,
+        };
+        let ended = self.transactions.end(&request).await.expect("ended");
+        self.dispatch(self.store.max_offset()).await;
+        ended
+    }
+
+    async fn dispatch(&self, end: PhyOffset) {
+        self.store.drive();
+        self.store.dispatched(end).await.expect("dispatched");
+    }
+
+    fn visible(&self) -> u64 {
+        self.store.find_queue("T", QueueId::ZERO).map_or(0, |queue| queue.max().get())
+    }
+}
+
+fn incoming<'a>(properties: Properties<'a>, body: &'a [u8]) -> Incoming<'a> {
+    Incoming {
+        topic: "T",
+        default_topic: "TBW102",
+        default_queues: 4,
+        queue_id: 0,
+        sys_flag: SysFlag::NONE.with_transaction(TransactionFlag::None),
+        flag: 0,
+        born_at: fixture::NOW,
+        born_host: SocketAddr::from(([127, 0, 0, 1], 5)),
+        store_host: SocketAddr::from(([127, 0, 0, 1], 10911)),
+        properties,
+        body,
+        reconsume_times: 0,
+        reconsume_max: None,
+    }
+}
+
+#[tokio::test]
+async fn a_message_sent_again_is_answered_with_the_first_one() {
+    let edge = Edge::new();
+    let first = edge.send("one", "body", false).await;
+    assert_eq!(edge.send("one", "body", false).await.phy, first.phy);
+    assert_ne!(edge.send("one", "other", false).await.phy, first.phy);
+    assert_eq!(edge.visible(), 2);
+}
+
+#[tokio::test]
+async fn a_half_sent_again_after_its_commit_stays_one_message() {
+    let edge = Edge::new();
+    let first = edge.send("one", "body", true).await;
+    assert_eq!(edge.send("one", "body", true).await.phy, first.phy);
+    assert_eq!(edge.end(&first, Resolution::Commit).await, Ended::Now(Outcome::Committed));
+    assert_eq!(edge.send("one", "body", true).await.phy, first.phy);
+    let late = edge.end(&first, Resolution::Commit).await;
+    assert_eq!(late, Ended::Before(Some(Outcome::Committed)));
+    assert_eq!((edge.visible(), edge.transactions.open_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_half_sent_again_after_its_rollback_is_a_new_transaction() {
+    let edge = Edge::new();
+    let first = edge.send("one", "body", true).await;
+    assert_eq!(edge.end(&first, Resolution::Rollback).await, Ended::Now(Outcome::RolledBack));
+    let second = edge.send("one", "body", true).await;
+    assert_ne!(second.phy, first.phy);
+    assert_eq!(edge.end(&second, Resolution::Commit).await, Ended::Now(Outcome::Committed));
+    assert_eq!(edge.send("one", "body", true).await.phy, second.phy);
+    assert_eq!((edge.visible(), edge.transactions.open_count()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_half_and_a_plain_message_with_one_id_are_two() {
+    let edge = Edge::new();
+    let half = edge.send("one", "body", true).await;
+    edge.send("one", "body", false).await;
+    assert_eq!(edge.visible(), 1);
+    assert_eq!(edge.end(&half, Resolution::Rollback).await, Ended::Now(Outcome::RolledBack));
+    edge.send("two", "body", false).await;
+    edge.send("two", "body", true).await;
+    assert_eq!((edge.visible(), edge.transactions.open_count()), (2, 1));
+}
+
+/// Items of a batch, one for each id.
+fn items(ids: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for id in ids {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::UNIQ_KEY, id);
+        let properties = properties.as_bytes();
+        let total = 4 + 4 + 4 + 4 + 4 + id.len() + 2 + properties.len();
+        for field in [total, 0, 0, 0, id.len()] {
+            bytes.extend_from_slice(&u32::try_from(field).expect("small").to_be_bytes());
+        }
+        bytes.extend_from_slice(id.as_bytes());
+        bytes.extend_from_slice(&u16::try_from(properties.len()).expect("small").to_be_bytes());
+        bytes.extend_from_slice(properties);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_batch_stores_only_what_is_new() {
+    let edge = Edge::new();
+    let mut scratch = Scratch::default();
+    let mut sent = Vec::new();
+    for (ids, stored) in [(&["a", "b"][..], 2), (&["a", "b"], 2), (&["b", "c", "d"], 4)] {
+        let body = items(ids);
+        let batch = incoming(Properties::new(b""), &body);
+        edge.publisher.send_batch(&batch, &mut scratch, &mut sent).expect("sent");
+        edge.dispatch(sent.iter().map(|sent| sent.end).max().expect("some")).await;
+        assert_eq!((sent.len(), edge.visible()), (ids.len(), stored));
+        assert_eq!(scratch.uniq_key, ids.join(","));
+    }
+    assert_eq!(sent.iter().map(|sent| sent.queue_offset.get()).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn one_batch_sent_on_many_connections_at_once_is_stored_once() {
+    let edge = Edge::new();
+    for round in 0..50 {
+        let ids: Vec<_> = (0..20).map(|number| format!("{round}-{number}")).collect();
+        let body = items(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        std::thread::scope(|threads| {
+            for _ in 0..3 {
+                threads.spawn(|| {
+                    let batch = incoming(Properties::new(b""), &body);
+                    let mut sent = Vec::new();
+                    edge.publisher.send_batch(&batch, &mut Scratch::default(), &mut sent).expect("sent");
+                    edge.store.drive();
+                });
+            }
+        });
+        edge.store.drive();
+        assert_eq!(edge.visible(), (round + 1) * 20);
+    }
+}
