@@ -231,7 +231,12 @@ impl Snapshot {
             half_max: remains.half_max.get(),
             op: remains.op.get(),
             op_max: remains.op_max.get(),
-            redriven: redriven.iter().map(|(from, to)| (from.get(), to.get())).collect(),
+            // A half that is only staged may never be written; once it is, its record says so.
+            redriven: redriven
+                .iter()
+                .filter(|(_, half)| **half < position)
+                .map(|(parked, half)| (parked.get(), half.get()))
+                .collect(),
         }
     }
 
@@ -363,6 +368,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_snapshot_does_not_know_of_halves_that_are_only_staged() {
+        let redriven = [(10, 100), (20, 200)].map(|(from, to)| (PhyOffset::new(from), PhyOffset::new(to)));
+        let snapshot = Snapshot::new(PhyOffset::new(200), &Remains::default(), &BTreeMap::from(redriven));
+        assert_eq!(snapshot.redriven, [(10, 100)]);
+    }
 
     #[test]
     fn an_op_body_lists_queue_offsets() {
