@@ -23,6 +23,14 @@ pub(super) fn write(connection: &mut Connection, notice: &Notice) {
             ask(connection, RequestCode::NotifyConsumerIdsChanged, &header, &[]);
         }
         Notice::CheckTransaction(check) => {
+            let message = match connection.services.transactions.check_message(check.half_phy) {
+                Ok(Some(message)) => message,
+                Ok(None) => return, // it was answered meanwhile
+                Err(error) => {
+                    tracing::error!(at = %check.half_phy, %error, "a half message cannot be read for its back-check");
+                    return;
+                }
+            };
             let header = CheckTransactionStateHeader {
                 tran_state_table_offset: check.half_queue_offset.to_wire(),
                 commit_log_offset: check.half_phy.to_wire(),
@@ -32,7 +40,7 @@ pub(super) fn write(connection: &mut Connection, notice: &Notice) {
                 topic: Some(check.real_topic.as_str().to_owned()),
                 broker_name: None,
             };
-            ask(connection, RequestCode::CheckTransactionState, &header, &check.message);
+            ask(connection, RequestCode::CheckTransactionState, &header, &message);
         }
     }
 }

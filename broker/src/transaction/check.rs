@@ -115,11 +115,28 @@ impl Transactions {
         None
     }
 
-    /// What the producer is sent about a half.
+    /// What the producer is asked about a half.
     fn check_request(&self, half: &OpenHalf) -> Result<CheckRequest, StoreError> {
         let record = self.store.read(half.at, half.size)?;
-        let malformed = |what: String| StoreError::Malformed { at: half.at, what };
-        let view = RecordView::parse(&record).map_err(|error| malformed(error.to_string()))?;
+        let view = RecordView::parse(&record)
+            .map_err(|error| StoreError::Malformed { at: half.at, what: error.to_string() })?;
+        Ok(CheckRequest {
+            half_queue_offset: half.queue_offset,
+            half_phy: half.at,
+            uniq_key: half.key.to_string(),
+            transaction_id: view.properties().transaction_id().unwrap_or(&half.key).to_owned(),
+            offset_msg_id: OffsetMsgId::new(view.store_host(), half.at).to_string(),
+            real_topic: half.topic.clone(),
+        })
+    }
+
+    /// The half at `at` as a record with its real topic and queue, as the producer knows it; `None` when its
+    /// transaction has ended meanwhile.
+    pub fn check_message(&self, at: PhyOffset) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(half) = self.half_at(at) else { return Ok(None) };
+        let record = self.store.read(half.at, half.size)?;
+        let view = RecordView::parse(&record)
+            .map_err(|error| StoreError::Malformed { at: half.at, what: error.to_string() })?;
         let properties = view.properties().without_crc();
         let draft = RecordDraft {
             topic: half.topic.as_str(),
@@ -130,15 +147,7 @@ impl Transactions {
         let mut message = Vec::with_capacity(draft.encoded_len());
         draft.encode_into(&mut message)?;
         seal(&mut message, half.queue_offset, half.at, view.store_at());
-        Ok(CheckRequest {
-            half_queue_offset: half.queue_offset,
-            half_phy: half.at,
-            uniq_key: half.key.to_string(),
-            transaction_id: properties.transaction_id().unwrap_or(&half.key).to_owned(),
-            offset_msg_id: OffsetMsgId::new(view.store_host(), half.at).to_string(),
-            real_topic: half.topic.clone(),
-            message,
-        })
+        Ok(Some(message))
     }
 
     /// Halves that another one of their transaction replaced are done, and nobody else says so in the log.

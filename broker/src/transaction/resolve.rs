@@ -22,6 +22,9 @@ use crate::timer;
 /// Most bytes of half queue offsets in one op record.
 const OP_BODY_MAX: usize = 4096;
 
+/// Bytes of visible copies stored together; one is always taken.
+const RUN_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Who says how a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndSource {
@@ -135,6 +138,26 @@ pub struct StagedEnds {
     pub end: Option<PhyOffset>,
 }
 
+/// A half that was taken to be ended.
+struct Taken {
+    /// The number of the request.
+    number: usize,
+    half: OpenHalf,
+    resolution: Resolution,
+}
+
+/// How many of these ends are stored together.
+fn run_length(ends: &[Taken]) -> usize {
+    let mut bytes = 0;
+    let fits = |end: &&Taken| {
+        if end.resolution == Resolution::Commit {
+            bytes += u64::from(end.half.size);
+        }
+        bytes <= RUN_BYTES_MAX
+    };
+    ends.iter().take_while(fits).count().max(1)
+}
+
 impl Transactions {
     /// Ends a transaction, or says how it stands. What it answers is safe.
     pub async fn end(&self, request: &EndRequest) -> Result<Ended, EndError> {
@@ -167,25 +190,35 @@ impl Transactions {
             match self.admit(request) {
                 Ok(half) => {
                     answers.push(Ok(Ended::Now(outcome_of(request.resolution))));
-                    taken.push((number, half, request.resolution));
+                    taken.push(Taken { number, half, resolution: request.resolution });
                 }
                 Err(answer) => answers.push(answer),
             }
         }
-        let ends: Vec<_> = taken.iter().map(|(_, half, resolution)| (half, *resolution)).collect();
-        match self.append_ends(&ends) {
-            Ok(appended) => StagedEnds { answers, end: appended.map(|appended| appended.end) },
-            Err(error) => {
-                let error = Arc::new(error);
-                let now = self.now();
-                let mut state = self.shared.lock();
-                for (number, half, _) in &taken {
-                    state.table.put_back(half.at, now);
-                    if let Some(answer) = answers.get_mut(*number) {
-                        *answer = Err(EndError::Store(Arc::clone(&error)));
-                    }
-                }
-                StagedEnds { answers, end: None }
+        let mut end = None;
+        let mut rest = taken.as_slice();
+        while !rest.is_empty() {
+            let (run, later) = rest.split_at(run_length(rest));
+            match self.append_ends(run) {
+                Ok(appended) => end = Some(appended.end),
+                Err(error) => self.take_back(run, error, &mut answers),
+            }
+            if !later.is_empty() {
+                self.store.drive(); // what is staged gives its memory back
+            }
+            rest = later;
+        }
+        StagedEnds { answers, end }
+    }
+
+    /// The ends could not be stored: the transactions are open again.
+    fn take_back(&self, run: &[Taken], error: StoreError, answers: &mut [Result<Ended, EndError>]) {
+        let (error, now) = (Arc::new(error), self.now());
+        let mut state = self.shared.lock();
+        for taken in run {
+            state.table.put_back(taken.half.at, now);
+            if let Some(answer) = answers.get_mut(taken.number) {
+                *answer = Err(EndError::Store(Arc::clone(&error)));
             }
         }
     }
@@ -249,19 +282,14 @@ impl Transactions {
     }
 
     /// Appends copies and op records of halves that were taken.
-    fn append_ends(&self, ends: &[(&OpenHalf, Resolution)]) -> Result<Option<Appended>, StoreError> {
-        if ends.is_empty() {
-            return Ok(None);
-        }
+    fn append_ends(&self, ends: &[Taken]) -> Result<Appended, StoreError> {
         let mut batch = Batch::new();
-        for (half, resolution) in ends {
-            if *resolution == Resolution::Commit {
-                self.push_copy(&mut batch, half)?;
-            }
+        for end in ends.iter().filter(|end| end.resolution == Resolution::Commit) {
+            self.push_copy(&mut batch, &end.half)?;
         }
-        let halves: Vec<_> = ends.iter().map(|(half, _)| half.queue_offset).collect();
+        let halves: Vec<_> = ends.iter().map(|end| end.half.queue_offset).collect();
         self.push_ops(&mut batch, &halves)?;
-        Ok(Some(self.store.append(&mut batch)?))
+        Ok(self.store.append(&mut batch)?)
     }
 
     /// The visible copy of a half.

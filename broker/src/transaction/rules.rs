@@ -66,13 +66,14 @@ impl Rules {
         half.stored.plus(half.immunity_ms.unwrap_or(millis(self.checks.timeout)))
     }
 
-    /// When a half is due for its next check.
+    /// When a half is due for its next check, or to be parked: at the greatest age whatever else holds.
     pub(super) fn next_due(&self, half: &OpenHalf) -> Millis {
-        if half.checks == 0 {
+        let due = if half.checks == 0 {
             self.earliest_due(half)
         } else {
             half.checked.max(half.stored).plus(self.interval_after(half.checks))
-        }
+        };
+        due.min(half.stored.plus(self.age_ms_max.saturating_add(1)))
     }
 
     /// Whether nobody is asked any more about this half.

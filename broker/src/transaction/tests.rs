@@ -22,6 +22,7 @@ use crate::groups::members::{CheckRequest, Notice, Peer};
 use crate::store::disk::RealDisk;
 use crate::store::{Batch, FlushPolicy, StoreOptions};
 
+mod bounds;
 mod reuse;
 mod sample_store;
 
@@ -447,7 +448,8 @@ async fn checks_ask_a_member_and_an_unanswered_half_is_parked() {
     let request = broker.asked().pop().expect("one check");
     assert_eq!((request.half_phy, request.half_queue_offset), (sent.at, sent.request.half_queue_offset));
     assert_eq!((request.uniq_key.as_str(), request.transaction_id.as_str()), ("one", "one"));
-    let view = RecordView::parse(&request.message).expect("a record");
+    let message = broker.transactions.check_message(sent.at).expect("readable").expect("open");
+    let view = RecordView::parse(&message).expect("a record");
     assert_eq!((view.topic(), view.queue_id(), view.body()), ("orders", QueueId::new(2), &b"one"[..]));
     assert_eq!(view.phy_offset(), sent.at);
 

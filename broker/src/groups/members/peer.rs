@@ -24,7 +24,8 @@ pub enum Notice {
     CheckTransaction(Box<CheckRequest>),
 }
 
-/// What a producer is asked about a half message.
+/// What a producer is asked about a half message. The message itself, which may be long, is read when the
+/// edge sends the request: [`Transactions::check_message`](crate::transaction::Transactions::check_message).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckRequest {
     /// The half's number in the half queue; the answer repeats it.
@@ -39,8 +40,6 @@ pub struct CheckRequest {
     pub offset_msg_id: String,
     /// Where the message goes when it is committed.
     pub real_topic: TopicName,
-    /// The half as a record, with its real topic and queue.
-    pub message: Vec<u8>,
 }
 
 /// A client's connection, as its edge registered it: the way to reach the client.

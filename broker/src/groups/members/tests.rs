@@ -226,7 +226,6 @@ fn a_check_goes_to_a_member_that_can_take_it() {
         transaction_id: String::new(),
         offset_msg_id: String::new(),
         real_topic: TopicName::internal("T"),
-        message: Vec::new(),
     };
     members.register_producer(&group, &gone.peer).unwrap();
     drop(gone.inbox);
