@@ -13,6 +13,7 @@ use gantry_proto::record::{HotProperties, RecordView, TransactionFlag, tags_code
 
 use super::append::Log;
 use super::dedup::DedupWindow;
+use super::flush::StopOnPanic;
 use super::index::KeyIndex;
 use super::projection::{ApplyError, Dispatched, Projection};
 use super::queue::{Queue, QueueEntry};
@@ -150,6 +151,7 @@ impl Dispatcher {
         if state.at >= limit {
             return;
         }
+        let _stop = StopOnPanic(log);
         let mut replay = Replay::new(log.segments());
         while state.at < limit {
             match replay.step(state.at, limit, Trust::OwnWrites) {

@@ -233,3 +233,41 @@ async fn messages_are_refused_above_the_configured_share_until_there_is_room() {
     store.check_room().expect("there is room again, at once");
     assert_eq!(bodies(&store, "T", 0), kept(2));
 }
+
+struct Panics;
+
+impl Projection for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+    fn position(&self) -> PhyOffset {
+        PhyOffset::ZERO
+    }
+    fn apply(&mut self, _: &Dispatched<'_>) -> Result<(), ApplyError> {
+        panic!("on purpose")
+    }
+    fn save(&mut self) -> Option<Save> {
+        None
+    }
+    fn truncate(&mut self, _: PhyOffset) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn finish_batch(&mut self) {}
+}
+
+#[tokio::test]
+async fn a_panic_of_the_flusher_stops_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clock = Arc::new(crate::clock::ManualClock::new(Millis::new(1)));
+    let disk = Arc::new(super::disk::RealDisk);
+    let store = Store::open(dir.path(), &options(FlushPolicy::Disk), disk, clock, vec![Box::new(Panics)])
+        .expect("the store opens");
+    let mut batch = Batch::new();
+    push(&store, &mut batch, "orders", 0, b"one", "one");
+    let end = store.append(&mut batch).expect("appended").end;
+    store.drive();
+    let failure = store.dispatched(end).await.expect_err("nobody can apply it");
+    assert!(failure.to_string().contains("panicked"), "{failure}");
+    push(&store, &mut batch, "orders", 0, b"two", "two");
+    assert!(matches!(store.append(&mut batch), Err(AppendError::Poisoned(_))));
+}

@@ -61,8 +61,23 @@ impl FlushSignal {
     }
 }
 
+/// Stops the log when it is dropped by a panic: otherwise whoever waits for what the thread did would wait
+/// forever.
+pub(super) struct StopOnPanic<'a>(pub &'a Log);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0
+                .marks()
+                .poison(std::io::Error::other("a part of the broker panicked: report what its log says"));
+        }
+    }
+}
+
 /// The flusher thread's loop.
 pub(super) fn run(policy: FlushPolicy, log: &Arc<Log>, dispatcher: &Arc<Dispatcher>, signal: &FlushSignal) {
+    let _stop = StopOnPanic(log);
     while signal.next() {
         let done = match policy {
             FlushPolicy::Disk => log.write_staged().and_then(|_| log.flush()).map(|flushed| {
