@@ -58,7 +58,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
             return offset::reset_offset(owners, (topics, groups), broker, request);
         }
         Code::DeleteTopicInBroker => {
-            return topic::delete(topics, &services.offsets, &services.store, locks, request);
+            let queues = (&services.store, &services.polls);
+            return topic::delete((topics, locks), &services.offsets, queues, request);
         }
         Code::DeleteSubscriptiongroup => return group::delete(groups, &services.offsets, locks, request),
         Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),

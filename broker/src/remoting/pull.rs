@@ -277,7 +277,8 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
         return;
     }
     let pulled = look(connection, &parked);
-    if waits(&pulled, &parked.request) && Instant::now() < parked.deadline {
+    if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
+    {
         parked.request.from = pulled.next;
         if let Err(refused) = connection.park(parked) {
             give(connection, &refused, &pulled);
@@ -285,6 +286,13 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
         return;
     }
     give(connection, &parked, &pulled);
+}
+
+/// Whether the queue of a parked pull is still the one that its topic has: the topic may have been deleted.
+fn is_current(connection: &Connection, parked: &Parked) -> bool {
+    let queue = &parked.request.queue;
+    let current = connection.services.store.find_queue(queue.topic().as_str(), queue.id());
+    current.is_some_and(|current| Arc::ptr_eq(&current, queue))
 }
 
 /// A parked pull's time is over: says what there is.

@@ -20,9 +20,10 @@ use gantry_proto::remoting::request::topic::{
 use super::context::{Handled, Reply, settle};
 use super::member::body_of;
 use super::offset::known_topic;
+use crate::deliver::polls::Polls;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
-use crate::groups::offsets::Offsets;
+use crate::groups::offsets::{CommitError, Offsets};
 use crate::store::{Queue, Store};
 use crate::topics::{TopicError, Topics, attributes, perm};
 
@@ -70,12 +71,12 @@ pub fn declare_all(topics: &Topics, request: &OwnedCommand) -> Reply {
     })
 }
 
-/// Code 215: the topic with its queues, offsets and locks. Deleting what is not there is a success.
+/// Code 215: the topic with its queues, offsets and locks. Deleting what is not there is a success. Whoever
+/// waits for a message of it is answered.
 pub fn delete(
-    topics: &Topics,
+    (topics, locks): (&Topics, &Locks),
     offsets: &Arc<Offsets>,
-    store: &Arc<Store>,
-    locks: &Locks,
+    (store, polls): (&Arc<Store>, &Arc<Polls>),
     request: &OwnedCommand,
 ) -> Handled {
     let name = match deleted(topics, locks, request) {
@@ -85,12 +86,22 @@ pub fn delete(
         }
         Err(refused) => return refused.into(),
     };
-    let (offsets, store) = (Arc::clone(offsets), Arc::clone(store));
+    let (offsets, store, polls) = (Arc::clone(offsets), Arc::clone(store), Arc::clone(polls));
     Handled::later(async move {
         if let Err(error) = offsets.remove_topic(&name).await {
             return error.into();
         }
+        // What was sent to the topic is listed first: listed later, it would be in a queue made anew.
+        store.write_through();
+        store.drive();
+        if let Err(error) = store.dispatched(store.max_offset()).await {
+            return CommitError::from(error).into();
+        }
+        let queues = store.topic_queues(name.as_str());
         let removed = tokio::task::spawn_blocking(move || store.remove_topic(name.as_str())).await;
+        for queue in queues {
+            polls.wake_all(&(queue.topic().clone(), queue.id()));
+        }
         match removed.map_err(std::io::Error::other).and_then(|removed| removed) {
             Ok(()) => Reply::ok(),
             Err(error) => {

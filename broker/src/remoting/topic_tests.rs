@@ -105,7 +105,8 @@ async fn a_deleted_topic_leaves_nothing_behind() {
     world.locks.lock_batch(&group, "c", vec![QueueKey { topic, queue: QueueId::ZERO }]);
     let delete = |name: &str| {
         let World { topics, offsets, store, locks, .. } = &world;
-        World::settle(delete(topics, offsets, store, locks, &named(name)))
+        let polls = Arc::new(Polls::new(1));
+        World::settle(delete((topics, locks), offsets, (store, &polls), &named(name)))
     };
     assert_eq!(delete("T").await.code, 0);
     assert!(world.topics.get("T").is_none());
