@@ -17,8 +17,8 @@ use gantry_proto::error::DecodeError;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{
-    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag,
-    UniqKeys, keys,
+    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag, UniqKeys,
+    keys,
 };
 
 use crate::clock::Clock;

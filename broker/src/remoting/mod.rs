@@ -7,6 +7,8 @@
 mod connection;
 pub mod context;
 mod dispatch;
+#[cfg(test)]
+mod edge_tests;
 mod group;
 mod lock;
 mod member;

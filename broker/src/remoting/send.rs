@@ -16,6 +16,7 @@ use super::context::{Caller, Handled, Reply, Services, chain};
 use super::refusal;
 use crate::deliver::retry::SendBack;
 use crate::publish::{Incoming, REGION, SendError, Sent};
+use crate::store::FlushPolicy;
 
 /// Handles a send or a batch; the answer is held until the message is safe.
 pub(super) fn handle(
@@ -121,10 +122,20 @@ fn answer(connection: &mut Connection, opaque: i32, frame: &Frame<'_>, taken: &T
     };
     let extras = SendReplyExtras { msg_region: REGION, trace_on: true };
     let head = Head::reply(ResponseCode::Success.code(), opaque);
-    if taken.last.waits {
+    let store = Arc::clone(&connection.services.store);
+    if taken.last.waits || store.policy() == FlushPolicy::Memory {
         connection.hold(taken.last.end, frame.serialize, &head, &(header, extras), &[]);
     } else {
-        connection.answer(frame.serialize, &head, &(header, extras), &[]);
+        // The client does not wait for the disk. That the process may end at any time is another matter.
+        store.write_through();
+        match store.failure() {
+            None => connection.answer(frame.serialize, &head, &(header, extras), &[]),
+            Some(failure) => {
+                let why = failure.to_string();
+                let head = Head::reply(ResponseCode::ServiceNotAvailable.code(), opaque).remark(&why);
+                connection.answer(frame.serialize, &head, &(), &[]);
+            }
+        }
     }
     connection.scratch.uniq_key = uniq_key;
 }

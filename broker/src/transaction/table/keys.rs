@@ -63,9 +63,9 @@ impl Table {
             };
             return;
         }
-        let newer = self.indices_of_key(key).find(|index| {
-            self.slots[*index].entry.as_ref().is_some_and(|entry| entry.twin == Some(at))
-        });
+        let newer = self
+            .indices_of_key(key)
+            .find(|index| self.slots[*index].entry.as_ref().is_some_and(|entry| entry.twin == Some(at)));
         if let Some(entry) = newer.and_then(|index| self.slots[index].entry.as_mut()) {
             entry.twin = gone.twin;
         }

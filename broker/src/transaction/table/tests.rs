@@ -132,7 +132,8 @@ proptest! {
 
 #[test]
 fn a_half_renewed_and_parked_after_the_snapshot_stays_closed() {
-    let events = [Event::Half { key: 2, body: 0 }, Event::Half { key: 2, body: 0 }, Event::ParkedByApache { of: 1 }];
+    let events =
+        [Event::Half { key: 2, body: 0 }, Event::Half { key: 2, body: 0 }, Event::ParkedByApache { of: 1 }];
     restart(&events, 1).expect("nothing is open");
 }
 

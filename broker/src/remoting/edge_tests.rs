@@ -1,0 +1,127 @@
+//! Connections of a whole broker: what one request does to another.
+
+use std::time::Duration;
+
+use gantry_proto::record::{PropertiesBuf, keys};
+use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
+use gantry_proto::remoting::frame::{Frame, Serialize};
+use gantry_proto::remoting::header::{Command, ExtWrite, Head, OwnedCommand, encode_frame};
+use gantry_proto::remoting::request::pull::{PullMessageHeader, sys_flag};
+use gantry_proto::remoting::request::send::SendMessageHeader;
+use gantry_proto::remoting::request::topic::TopicHeader;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::connection::Connection;
+use super::context::{Caller, Services};
+use super::send;
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::groups::members::Peer;
+
+async fn start(dir: &TempDir) -> Broker {
+    let mut config = Config::default();
+    config.store.dir = dir.path().to_path_buf();
+    (config.ports.name, config.ports.broker) = (0, 0);
+    // How full the machine's disk is decides no test.
+    (config.retention.force_percent, config.retention.refuse_percent) = (100, 100);
+    Broker::start(config).await.expect("started")
+}
+
+fn frame(code: RequestCode, header: &impl ExtWrite, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_frame(&mut bytes, Serialize::Json, &Head::request(code.code(), 1), header, body.len())
+        .expect("a frame");
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Writes a request.
+async fn ask(stream: &mut TcpStream, code: RequestCode, header: &impl ExtWrite, body: &[u8]) {
+    stream.write_all(&frame(code, header, body)).await.expect("written");
+}
+
+/// Reads one answer.
+async fn hear(stream: &mut TcpStream) -> OwnedCommand {
+    let mut input = Vec::new();
+    loop {
+        if let Some(frame) = Frame::cut(&input, 1 << 20).expect("a frame") {
+            return OwnedCommand::decode(&frame).expect("a command");
+        }
+        let read = stream.read_buf(&mut input).await.expect("readable");
+        assert!(read > 0, "the broker closed the connection");
+    }
+}
+
+fn message(properties: &str) -> SendMessageHeader<'_> {
+    SendMessageHeader {
+        producer_group: "producers",
+        topic: "T",
+        default_topic: "TBW102",
+        default_topic_queue_nums: 1,
+        properties: Some(properties),
+        ..SendMessageHeader::default()
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut consumer = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    let mut operator = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut operator, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut operator).await.code, 0);
+    let pull = PullMessageHeader {
+        consumer_group: "consumers",
+        topic: "T",
+        queue_offset: 1,
+        max_msg_nums: 1,
+        sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,
+        suspend_timeout_millis: 60_000,
+        subscription: Some("*"),
+        ..PullMessageHeader::default()
+    };
+    ask(&mut consumer, RequestCode::PullMessage, &pull, b"").await;
+    while broker.services().polls.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let topic = TopicHeader { topic: "T".to_owned(), broker_name: None };
+    ask(&mut operator, RequestCode::DeleteTopicInBroker, &topic, b"").await;
+    assert_eq!(hear(&mut operator).await.code, 0);
+    let answer = tokio::time::timeout(Duration::from_secs(30), hear(&mut consumer)).await.expect("answered");
+    assert_eq!(answer.code, ResponseCode::PullNotFound.code());
+    ask(&mut consumer, RequestCode::PullMessage, &pull, b"").await;
+    assert_eq!(hear(&mut consumer).await.code, ResponseCode::TopicNotExist.code());
+    broker.stop().await.expect("stopped");
+}
+
+/// A connection without a socket.
+fn connection(services: &std::sync::Arc<Services>) -> Connection {
+    let (outbox, _) = Peer::outbox();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
+    let language = gantry_proto::remoting::codes::Language::Java;
+    let caller = Caller { connection: 1, remote: address, local: address, language, version: 0, outbox };
+    Connection::new(services.clone(), caller)
+}
+
+#[tokio::test]
+async fn who_does_not_wait_for_the_disk_is_answered_when_the_message_is_written() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let services = broker.services();
+    let mut connection = connection(services);
+    let mut properties = PropertiesBuf::new();
+    properties.push(keys::WAIT, "false");
+    let properties = std::str::from_utf8(properties.as_bytes()).expect("text").to_owned();
+    let bytes = frame(RequestCode::SendMessage, &message(&properties), b"one");
+    let frame = Frame::cut(&bytes, 1 << 20).expect("a frame").expect("whole");
+    let command = Command::decode(frame.serialize, frame.header).expect("a command");
+    let before = services.store.max_offset();
+    send::handle(&mut connection, RequestCode::SendMessage, &command, &frame);
+    assert!(!connection.out.is_empty(), "it is answered before the disk has it");
+    assert!(services.store.max_offset() > before, "the process may end now");
+    drop(connection);
+    broker.stop().await.expect("stopped");
+}
