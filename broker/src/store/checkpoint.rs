@@ -147,9 +147,14 @@ pub fn save(
     positions: &Positions,
     peer: &PeerCheckpoint,
 ) -> io::Result<()> {
-    let bytes = serde_json::to_vec_pretty(positions).map_err(io::Error::other)?;
-    disk.replace(&layout.positions(), &bytes)?;
+    save_positions(disk, layout, positions)?;
     disk.replace(&layout.checkpoint(), &peer.encode(PhyOffset::new(positions.flushed)))
+}
+
+/// Replaces our own checkpoint only.
+pub fn save_positions(disk: &dyn Disk, layout: &Layout, positions: &Positions) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(positions).map_err(io::Error::other)?;
+    disk.replace(&layout.positions(), &bytes)
 }
 
 #[cfg(test)]

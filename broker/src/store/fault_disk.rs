@@ -24,6 +24,8 @@ pub enum Op {
     Allocate,
     /// Replacing a small file.
     Replace,
+    /// Making the end of a file zero.
+    Zero,
 }
 
 /// One fault: an operation on files whose path holds a text fails with a system error.
@@ -152,6 +154,7 @@ impl DiskFile for FaultFile {
     }
 
     fn zero_from(&self, at: u64) -> io::Result<()> {
+        self.disk.check(&self.path, Op::Zero)?;
         self.file.zero_from(at)
     }
 }

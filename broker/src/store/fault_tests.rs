@@ -1,5 +1,7 @@
 //! The store on a disk that fails: nothing acknowledged is lost, nothing half-written is seen, and it says why.
 
+use gantry_proto::ids::QueueOffset;
+
 use super::disk::Space;
 use super::fault_disk::{EIO, ENOSPC, FaultDisk, Op};
 use super::tests::{bodies, options, push, send};
@@ -270,4 +272,55 @@ async fn a_panic_of_the_flusher_stops_the_log() {
     assert!(failure.to_string().contains("panicked"), "{failure}");
     push(&store, &mut batch, "orders", 0, b"two", "two");
     assert!(matches!(store.append(&mut batch), Err(AppendError::Poisoned(_))));
+}
+
+/// A projection that is always behind.
+struct Behind(PhyOffset);
+
+impl Projection for Behind {
+    fn name(&self) -> &'static str {
+        "behind"
+    }
+
+    fn position(&self) -> PhyOffset {
+        self.0
+    }
+
+    fn apply(&mut self, _: &Dispatched<'_>) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn save(&mut self) -> Option<Save> {
+        None
+    }
+
+    fn truncate(&mut self, _: PhyOffset) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Regression: recovery that began before the checkpoint and was killed left queues with fewer entries than the
+/// checkpoint counts; the next start took them for damaged.
+#[tokio::test]
+async fn recovery_that_is_broken_off_does_not_look_like_damage() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = FaultDisk::default();
+    let store = with_messages(dir.path(), FlushPolicy::Disk, &disk, 10).await;
+    let behind = store.find_queue("T", QueueId::ZERO).and_then(|queue| queue.entry(QueueOffset::new(4)));
+    let behind = behind.expect("an entry").phy;
+    store.keep_house().expect("a checkpoint");
+    drop(store);
+    disk.fail(Op::Zero, "commitlog", EIO);
+    let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Behind(behind))];
+    let opened =
+        Store::open(dir.path(), &options(FlushPolicy::Disk), Arc::new(disk.clone()), clock, projections);
+    assert!(opened.is_err(), "recovery is broken off where it cuts the log");
+    drop(opened);
+    disk.heal();
+    let store = open(dir.path(), FlushPolicy::Disk, &disk);
+    assert_eq!(store.recovered().from, behind);
+    assert_eq!(bodies(&store, "T", 0), kept(10));
+    drop(store);
+    expect_kept(dir.path(), 10, &[]).await;
 }

@@ -176,6 +176,7 @@ impl Store {
         let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
         let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;
         let from = if whole { from } else { segments.min() };
+        give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
         let clean_end = positions.as_ref().filter(|_| clean).map(|at| PhyOffset::new(at.flushed));
         let recovered = recover::run(&segments, &folds, &dispatcher, (from, clean_end)).map_err(io)?;
@@ -536,6 +537,20 @@ fn queues_are_whole(queues: &Queues, positions: Option<&Positions>) -> io::Resul
         );
     }
     Ok(found == expected)
+}
+
+/// Notes that the queue files hold nothing from `from` on, before recovery makes it so: if that is killed, the
+/// next start must neither rely on more nor take them for damaged.
+fn give_up_queues(
+    disk: &dyn Disk,
+    layout: &Layout,
+    positions: Option<&Positions>,
+    from: PhyOffset,
+) -> io::Result<()> {
+    let Some(positions) = positions.filter(|known| known.start(&["queues"]) > from) else { return Ok(()) };
+    let mut left = Positions { queue_entries: None, ..positions.clone() };
+    left.projections.insert("queues".to_owned(), from.get());
+    checkpoint::save_positions(disk, layout, &left)
 }
 
 /// Tells when the log ends before the place up to which it once was on the disk.
