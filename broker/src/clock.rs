@@ -7,6 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gantry_proto::ids::Millis;
 
+/// A clock that goes back by up to this many milliseconds is being corrected: what was noted before still
+/// holds. One that goes back further had been set wrong.
+pub const CORRECTION_MAX_MS: u64 = 10 * 60 * 1000;
+
 /// Says what time it is.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current time. It may step back when the operator sets the machine's clock.

@@ -16,6 +16,7 @@ use super::disk::{Disk, Space};
 use super::queue::Queue;
 use super::segments::Segments;
 use super::watermark::{Marks, Poisoned};
+use crate::clock::CORRECTION_MAX_MS;
 
 /// Bytes that always stay free behind the last record of a file, for the blank record.
 const BLANK_BYTES: u64 = 8;
@@ -265,7 +266,7 @@ impl Log {
     }
 
     /// Gives the batch's records their places and stages them. The store time is `now`, or that of the
-    /// record before if the clock went back.
+    /// record before if the clock went back a little.
     pub fn append(&self, batch: &mut Batch, now: Millis) -> Result<Appended, AppendError> {
         let size = batch.bytes.len() as u64;
         let limit = self.segments.segment_bytes() - BLANK_BYTES;
@@ -288,7 +289,8 @@ impl Log {
         if start > tail.end {
             tail.end_file(room);
         }
-        let store_at = now.max(tail.last_store_at);
+        let store_at =
+            if tail.last_store_at.since(now) > CORRECTION_MAX_MS { now } else { now.max(tail.last_store_at) };
         tail.last_store_at = store_at;
         tail.stage(batch, store_at);
         Ok(Appended { end: PhyOffset::new(tail.end), store_at })

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
 use super::levels::Levels;
-use crate::clock::Clock;
+use crate::clock::{CORRECTION_MAX_MS, Clock};
 use crate::store::replay::{Replay, Step, Trust};
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Batch, Queue, QueueEntry, ReadError, Store};
@@ -176,7 +176,7 @@ impl Timer {
             self.store.entries(queue, from, RUN_MESSAGES_MAX, &mut entries);
             let Some(head) = entries.first() else { return Ok(NextRound::Idle) };
             let now = self.store.clock().now();
-            let head_due = self.due(head, now);
+            let head_due = self.due(queue, head, now);
             if head_due > now {
                 return Ok(NextRound::At(head_due));
             }
@@ -189,7 +189,7 @@ impl Timer {
             {
                 return Ok(NextRound::Pause);
             }
-            let due = entries.iter().take_while(|entry| self.due(entry, now) <= now).count();
+            let due = entries.iter().take_while(|entry| self.due(queue, entry, now) <= now).count();
             entries.truncate(due);
             self.deliver_run(queue, &entries)?;
         }
@@ -304,15 +304,16 @@ impl Timer {
         Ok(())
     }
 
-    /// When a waiting message is due. A time that is further off than the level's delay is one from a
+    /// When a waiting message is due. A time that is further off than the level's delay allows is one from a
     /// clock that was set back since: due now.
-    fn due(&self, entry: &QueueEntry, now: Millis) -> Millis {
+    fn due(&self, queue: &Queue, entry: &QueueEntry, now: Millis) -> Millis {
         if entry.is_blank() {
             return now;
         }
-        let longest = self.shared.levels.delays_ms().iter().copied().max().unwrap_or(0);
+        let level = queue.id().get() as usize;
+        let delay = self.shared.levels.delays_ms().get(level).copied().unwrap_or(u64::MAX);
         let due = Millis::new(entry.tags_code);
-        if due > now.plus(longest) { now } else { due }
+        if due > now.plus(delay).plus(CORRECTION_MAX_MS) { now } else { due }
     }
 
     /// When the first message of all is due.
@@ -322,7 +323,7 @@ impl Timer {
         queues
             .into_iter()
             .filter_map(|id| self.store.find_queue(TopicName::schedule().as_str(), id))
-            .filter_map(|queue| queue.entry(self.next_of(&queue)).map(|entry| self.due(&entry, now)))
+            .filter_map(|queue| queue.entry(self.next_of(&queue)).map(|entry| self.due(&queue, &entry, now)))
             .min()
     }
 

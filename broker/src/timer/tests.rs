@@ -210,6 +210,24 @@ async fn a_clock_that_was_set_back_delays_nobody_for_long() {
     broker.clock.set(Millis::new(fixture::NOW.get() - 10 * 3_600_000));
     broker.round().await;
     assert_eq!(broker.delivered(), ["one"]);
+    // What comes after that waits as long as it should.
+    broker.delayed("two", 1).await;
+    broker.round().await;
+    assert_eq!(broker.delivered(), ["one"]);
+    broker.clock.advance(1_000);
+    broker.round().await;
+    assert_eq!(broker.delivered(), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_corrected_clock_delivers_nothing_early() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    broker.delayed("first", 18).await;
+    broker.clock.set(Millis::new(fixture::NOW.get() - 5));
+    broker.delayed("second", 18).await;
+    assert_eq!(broker.round().await, NextRound::At(fixture::NOW.plus(2 * 3_600_000)));
+    assert!(broker.delivered().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
