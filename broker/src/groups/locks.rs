@@ -138,7 +138,11 @@ impl Locks {
     /// Forgets locks whose lease ran out. To be called now and then.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        self.lock().drop_expired(now, self.lease_ms);
+        let mut table = self.lock();
+        for lock in table.groups.values_mut().flat_map(HashMap::values_mut) {
+            lock.renewed = lock.renewed.min(now); // the clock may have been set back
+        }
+        table.drop_expired(now, self.lease_ms);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -192,6 +196,16 @@ mod tests {
         assert_eq!(locks.lock_batch(&group, "b", vec![key(0), key(1)]), vec![key(1)]);
         assert_eq!(locks.holder("g", &key(0)).as_deref(), Some("a"));
         assert_eq!(locks.holder("g", &key(2)), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_prolongs_no_lease_for_long() {
+        let (clock, locks, group) = locks();
+        locks.lock_batch(&group, "a", vec![key(0)]);
+        clock.set(Millis::new(500_000));
+        locks.sweep();
+        clock.advance(60_000);
+        assert_eq!(locks.lock_batch(&group, "b", vec![key(0)]), vec![key(0)]);
     }
 
     #[test]

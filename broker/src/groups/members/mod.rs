@@ -228,6 +228,7 @@ impl Members {
         let now = self.clock.now();
         let silent = |seen: Millis| now.since(seen) > self.expiry_ms;
         let mut table = self.lock();
+        table.correct(now);
         let before = table.len;
         let stale: Vec<_> = table
             .consumers
@@ -377,6 +378,16 @@ pub enum Subscriptions {
 }
 
 impl Table {
+    /// Nobody was seen later than `now`: the clock was set back.
+    fn correct(&mut self, now: Millis) {
+        for member in self.producers.values_mut().flat_map(|group| group.members.values_mut()) {
+            member.seen = member.seen.min(now);
+        }
+        for member in self.consumers.values_mut().flat_map(|group| group.members.values_mut()) {
+            member.seen = member.seen.min(now);
+        }
+    }
+
     fn remove_producer(&mut self, group: &str, gone: impl Fn(&str, &Member) -> bool) {
         let Some(state) = self.producers.get_mut(group) else { return };
         let before = state.members.len();

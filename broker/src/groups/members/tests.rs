@@ -186,6 +186,18 @@ fn silent_clients_expire() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_keeps_nobody_for_long() {
+    let (clock, members) = members();
+    let client = Client::new(1, "a");
+    join(&members, &client, vec![]);
+    members.register_producer(&GroupName::internal("p"), &client.peer).unwrap();
+    clock.set(Millis::ZERO);
+    assert_eq!(members.expire(), 0);
+    clock.advance(members.expiry_ms + 1);
+    assert_eq!(members.expire(), 2);
+}
+
+#[test]
 fn a_client_that_comes_back_on_another_connection_replaces_itself() {
     let (_, members) = members();
     let (old, new) = (Client::new(1, "a"), Client::new(2, "a"));
