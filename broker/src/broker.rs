@@ -224,6 +224,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         publisher,
         polls,
         metrics,
+        outbound: Arc::default(),
         listeners: Shutdown::new(),
         connections: Shutdown::new(),
         shutdown: Shutdown::new(),

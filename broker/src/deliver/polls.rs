@@ -30,6 +30,12 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
+    /// Puts back tokens that were taken, to be looked at later.
+    pub fn put_back(&self, tokens: &[u32]) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(tokens);
+        self.notify.notify_one();
+    }
+
     /// Rings the bell without waking a pull.
     pub fn ring(&self) {
         self.notify.notify_one();

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
 use super::pull::Parked;
 use super::{dispatch, outbound};
@@ -112,12 +113,16 @@ pub(super) struct Connection {
     /// Memory for queue entries of one pull.
     pub(super) entries: Vec<QueueEntry>,
     ext: ExtFields<'static>,
+    /// What `out` counts for among all connections.
+    share: Share,
 }
 
 impl Connection {
     /// A connection of `caller`.
     pub(super) fn new(services: Arc<Services>, caller: Caller) -> Self {
+        let share = Share::new(&services.outbound);
         Self {
+            share,
             services,
             caller,
             inbox: Arc::default(),
@@ -177,11 +182,13 @@ impl Connection {
         loop {
             self.release_held();
             if !self.out.is_empty() {
+                self.share.set(self.out.capacity());
                 tokio::time::timeout(idle, stream.write_all(&self.out))
                     .await
                     .map_err(|_| Closed::Idle(idle))??;
                 self.out.clear();
                 self.out.shrink_to(READ_BYTES_MAX);
+                self.share.set(0);
             }
             let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
             if timer.deadline() > due {
@@ -228,14 +235,19 @@ impl Connection {
         }
     }
 
+    /// Whether the client has enough to read.
+    fn is_full(&self) -> bool {
+        self.out.len() >= self.share.limit(self.services.config.limits.outbound_bytes)
+    }
+
     /// Handles every complete frame, or as many as give the client enough to read; returns how many bytes
     /// the next one lacks.
-    fn take_frames(&mut self, input: &mut BytesMut) -> Result<usize, Closed> {
+    pub(super) fn take_frames(&mut self, input: &mut BytesMut) -> Result<usize, Closed> {
         let limit = self.services.config.limits.frame_bytes as usize;
         let mut taken = 0;
         self.more_frames = false;
         let missing = loop {
-            if self.out.len() >= self.services.config.limits.outbound_bytes {
+            if self.is_full() {
                 self.more_frames = true;
                 break 0;
             }
@@ -363,12 +375,17 @@ impl Connection {
     }
 
     /// Takes what other tasks have left: answers, and parked pulls to look at again.
-    fn take_inbox(&mut self) {
+    pub(super) fn take_inbox(&mut self) {
         {
             let mut answers = self.inbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
             self.out.append(&mut answers);
         }
-        for token in self.inbox.mailbox.take() {
+        let tokens = self.inbox.mailbox.take();
+        for (number, token) in tokens.iter().copied().enumerate() {
+            if self.is_full() {
+                self.inbox.mailbox.put_back(tokens.get(number..).unwrap_or_default());
+                break;
+            }
             if let Some(parked) = self.parked.take(token) {
                 super::pull::resume(self, parked);
             }
@@ -377,7 +394,9 @@ impl Connection {
 
     /// Answers the parked pulls whose time is over.
     fn run_due(&mut self, now: Instant) {
-        while let Some((place, parked)) = self.parked.take_due(now) {
+        while !self.is_full()
+            && let Some((place, parked)) = self.parked.take_due(now)
+        {
             self.services.polls.leave(&place, &self.inbox.mailbox);
             super::pull::finish(self, &parked);
         }

@@ -11,6 +11,7 @@ use gantry_proto::remoting::header::{ExtFields, ExtWrite, OwnedCommand};
 use gantry_proto::remoting::request::HeaderError;
 use tokio::sync::mpsc;
 
+use super::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::polls::Polls;
@@ -174,6 +175,8 @@ pub struct Services {
     pub polls: Arc<Polls>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Bytes of answers that wait on all connections.
+    pub outbound: Arc<Budget>,
     /// The accepting tasks; they stop first.
     pub listeners: Shutdown,
     /// The connections; they stop next.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::budget::Share;
 use super::connection::Connection;
 use super::context::{Caller, Services};
 use super::send;
@@ -104,6 +105,37 @@ fn connection(services: &std::sync::Arc<Services>) -> Connection {
     let language = gantry_proto::remoting::codes::Language::Java;
     let caller = Caller { connection: 1, remote: address, local: address, language, version: 0, outbox };
     Connection::new(services.clone(), caller)
+}
+
+#[tokio::test]
+async fn one_answer_at_a_time_is_prepared_while_others_do_not_read() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut sender = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut sender, RequestCode::SendMessage, &message(""), &vec![b'x'; 100_000]).await;
+    assert_eq!(hear(&mut sender).await.code, 0);
+    let services = broker.services();
+    let pull = PullMessageHeader {
+        consumer_group: "consumers",
+        topic: "T",
+        max_msg_nums: 1,
+        sys_flag: sys_flag::SUBSCRIPTION,
+        subscription: Some("*"),
+        ..PullMessageHeader::default()
+    };
+    let frames = frame(RequestCode::PullMessage, &pull, b"").repeat(10);
+    let answered = || {
+        let mut connection = connection(services);
+        connection.take_frames(&mut frames.as_slice().into()).expect("frames");
+        connection.out.len() / 100_000
+    };
+    assert_eq!(answered(), 10);
+    let mut others = Share::new(&services.outbound);
+    others.set(1 << 30);
+    assert_eq!(answered(), 1);
+    drop(others);
+    assert_eq!(answered(), 10);
+    broker.stop().await.expect("stopped");
 }
 
 #[tokio::test]
