@@ -27,6 +27,8 @@ const VIOLATIONS_MAX: usize = 40;
 const CROSSING_MAX: Duration = Duration::from_secs(2);
 /// Messages at the end of a queue that [`Checker::glance`] reads.
 const GLANCE: u64 = 16;
+/// An answer to a send may overtake the entry in the queue; not by so much, and a lost message never comes.
+const DISPATCHED_WITHIN: Duration = Duration::from_secs(2);
 /// Messages of one pull.
 const PULL: u32 = 32;
 
@@ -72,6 +74,12 @@ impl fmt::Display for Ident {
 pub enum Kind {
     /// One at a time: what is stored is in order, sent again or not.
     Serial,
+    /// Sent with others in one request; in order as they are. The answer tells where the first is: when a crash
+    /// tore the batch apart, a resend stores the rest elsewhere.
+    Batched {
+        /// The place is the answer's.
+        first: bool,
+    },
     /// With others under way: those acknowledged at the first attempt are in order.
     Pipelined,
     /// Never acknowledged.
@@ -121,7 +129,8 @@ impl Entry {
     }
 
     fn is_ordered(&self) -> bool {
-        self.kind == Kind::Serial || (self.kind == Kind::Pipelined && self.first_attempt)
+        matches!(self.kind, Kind::Serial | Kind::Batched { .. })
+            || (self.kind == Kind::Pipelined && self.first_attempt)
     }
 }
 
@@ -242,7 +251,7 @@ impl Checker {
         entry.first_attempt = matches!(attempt, Attempt::First);
         entry.id = Some(receipt.message_id.clone());
         // The queue offset of a half or delayed message counts in the topic where it waits.
-        if matches!(entry.kind, Kind::Serial | Kind::Pipelined) {
+        if matches!(entry.kind, Kind::Serial | Kind::Pipelined | Kind::Batched { first: true }) {
             model.place(ident, &receipt.queue, receipt.queue_offset.get(), "was acknowledged");
         }
     }
@@ -419,7 +428,7 @@ impl Checker {
     async fn read(&self, consumer: &PullConsumer, queue: &MessageQueue, from: u64, to: u64) -> Result<bool> {
         let mut next = from;
         while next < to {
-            let pulled = consumer.pull(queue, QueueOffset::new(next), PULL).await?;
+            let pulled = consumer.pull_wait(queue, QueueOffset::new(next), PULL, DISPATCHED_WITHIN).await?;
             let first = pulled.messages.first().map(|message| message.queue_offset().get());
             if first != Some(next) {
                 let (status, max) = (pulled.status, pulled.max);

@@ -192,7 +192,8 @@ impl Shared {
             let idents: Vec<_> = (seq..seq + count).map(|seq| Ident { actor, seq }).collect();
             seq += count;
             for ident in &idents {
-                self.checker.sending(*ident, BATCHED, Kind::Serial);
+                let first = idents.first() == Some(ident);
+                self.checker.sending(*ident, BATCHED, Kind::Batched { first });
             }
             let messages = idents.iter().map(|ident| self.message(BATCHED, *ident));
             let (sent, failed) = match producer.send_batch(messages).await {
