@@ -27,8 +27,11 @@ struct Part {
 
 impl Producer {
     /// Sends messages of one topic, in order, as many in one request as fit. Requests are answered one
-    /// after the other; all messages of one request are stored together or not at all. Delays, sharding keys
-    /// and transactions are for single messages.
+    /// after the other; all messages of one request are stored together. Delays, sharding keys and transactions
+    /// are for single messages.
+    ///
+    /// The receipts count on from the place of a request's first message. A crash of the broker can tear a
+    /// request apart; the resend, which a Gantry recognises message by message, then stores the rest elsewhere.
     pub async fn send_batch(
         &self,
         messages: impl IntoIterator<Item = Message>,

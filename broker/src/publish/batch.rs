@@ -20,6 +20,15 @@ struct New {
     dedup: Option<(DedupKey, Option<PhyOffset>)>,
 }
 
+/// Whether messages of a batch are looked up before they are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookUp {
+    /// No: resends are rare, and the admission looks anyway.
+    Later,
+    /// Yes: the admission met one.
+    Now,
+}
+
 impl Publisher {
     /// Appends the messages of a batch, next to each other. `sent` gets one entry for each, in order;
     /// `scratch.uniq_key` their ids, joined by commas.
@@ -37,9 +46,10 @@ impl Publisher {
         }
         let queue_id = pick_queue(&topic, incoming.queue_id, false)?;
         let queue = self.queue_of(&topic, queue_id)?;
+        let mut look_up = LookUp::Later;
         loop {
             sent.clear();
-            let new = self.gather(incoming, (&topic, &queue), scratch, sent)?;
+            let new = self.gather(incoming, (&topic, &queue), look_up, scratch, sent)?;
             if sent.is_empty() {
                 return Err(SendError::EmptyBatch);
             }
@@ -48,6 +58,7 @@ impl Publisher {
             if stored {
                 return Ok(());
             }
+            look_up = LookUp::Now;
         }
     }
 
@@ -56,6 +67,7 @@ impl Publisher {
         &self,
         incoming: &Incoming<'_>,
         (topic, queue): (&Topic, &Arc<Queue>),
+        look_up: LookUp,
         scratch: &mut Scratch,
         sent: &mut Vec<Sent>,
     ) -> Result<Vec<New>, SendError> {
@@ -82,7 +94,10 @@ impl Publisher {
                 scratch.uniq_key.push(',');
             }
             scratch.uniq_key.push_str(key);
-            let dedup = Self::dedup_key(topic, key).map(|key| (key, self.store.dedup().earlier(key)));
+            let dedup = Self::dedup_key(topic, key).map(|key| match look_up {
+                LookUp::Later => (key, None),
+                LookUp::Now => (key, self.store.dedup().earlier(key)),
+            });
             if let Some((_, Some(earlier))) = dedup {
                 let again = Again { topic, uniq_key: key, body: item.body, is_half: false };
                 if let Some(again) = self.answer_again(earlier, &again)? {
@@ -99,8 +114,8 @@ impl Publisher {
         Ok(new)
     }
 
-    /// Appends what was gathered. `false`: one of the messages was stored by somebody else meanwhile; nothing
-    /// was appended.
+    /// Appends what was gathered. `false`: one of the messages was stored before, or meanwhile; nothing was
+    /// appended.
     fn store_new(&self, new: &[New], scratch: &mut Scratch, sent: &mut [Sent]) -> Result<bool, SendError> {
         self.store.check_room()?;
         let dedups = || new.iter().map(|one| one.dedup);

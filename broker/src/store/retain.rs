@@ -3,6 +3,7 @@
 //! A file goes as a whole, oldest first, never the one being written, and never one that somebody still
 //! needs (a [`Hold`]: undelivered timers, open halves). Queues and index follow.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use gantry_proto::ids::{Millis, PhyOffset};
@@ -66,7 +67,8 @@ pub fn clean(store: &Store, holds: &Holds, retention: &Retention, now: Millis) -
         let [first, second, ..] = segments.as_slice() else { break };
         let end = first.start() + bytes;
         let needed = holds.least().is_some_and(|least| least < end);
-        if end > log.marks().flushed.get() || end > log.marks().dispatched.get() || needed {
+        // What no checkpoint has seen is still to be read again after a crash.
+        if end.get() > store.checkpointed.load(Ordering::Relaxed) || needed {
             break;
         }
         // Everything in a file is older than the first record of the next one.
