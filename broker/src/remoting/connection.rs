@@ -28,7 +28,7 @@ use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
 use super::pull::Parked;
 use super::{dispatch, outbound};
-use crate::deliver::polls::Mailbox;
+use crate::deliver::polls::{Mailbox, PollsFull};
 use crate::groups::members::Notice;
 use crate::publish::Scratch;
 use crate::store::{LogSlice, QueueEntry};
@@ -403,7 +403,7 @@ impl Connection {
     }
 
     /// Parks a pull, or gives it back when there is no room.
-    pub(super) fn park(&mut self, parked: Parked) -> Result<(), Parked> {
+    pub(super) fn park(&mut self, parked: Parked) -> Result<(), (Parked, PollsFull)> {
         self.parked.park(&self.services.polls, &self.inbox.mailbox, parked)
     }
 }

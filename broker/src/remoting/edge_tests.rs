@@ -21,13 +21,17 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::groups::members::Peer;
 
-async fn start(dir: &TempDir) -> Broker {
+fn config(dir: &TempDir) -> Config {
     let mut config = Config::default();
     config.store.dir = dir.path().to_path_buf();
     (config.ports.name, config.ports.broker) = (0, 0);
     // How full the machine's disk is decides no test.
     (config.retention.force_percent, config.retention.refuse_percent) = (100, 100);
-    Broker::start(config).await.expect("started")
+    config
+}
+
+async fn start(dir: &TempDir) -> Broker {
+    Broker::start(config(dir)).await.expect("started")
 }
 
 fn frame(code: RequestCode, header: &impl ExtWrite, body: &[u8]) -> Vec<u8> {
@@ -99,6 +103,34 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
 }
 
 /// A connection without a socket.
+/// An answer "no message" would have it pull again at once.
+#[tokio::test]
+async fn a_pull_that_may_not_wait_is_refused() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut config = config(&dir);
+    config.limits.waiting_polls = 1;
+    let broker = Broker::start(config).await.expect("started");
+    let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut stream, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut stream).await.code, 0);
+    let pull = PullMessageHeader {
+        consumer_group: "consumers",
+        topic: "T",
+        queue_offset: 1,
+        max_msg_nums: 32,
+        sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,
+        suspend_timeout_millis: 20_000,
+        subscription: Some("*"),
+        ..PullMessageHeader::default()
+    };
+    ask(&mut stream, RequestCode::PullMessage, &pull, b"").await;
+    ask(&mut stream, RequestCode::PullMessage, &pull, b"").await;
+    let refused = hear(&mut stream).await;
+    assert_eq!(refused.code, ResponseCode::SystemBusy.code());
+    assert!(refused.remark.expect("a remark").contains("1 pulls wait already"));
+    broker.stop().await.expect("stopped");
+}
+
 fn connection(services: &std::sync::Arc<Services>) -> Connection {
     let (outbox, _) = Peer::outbox();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::context::Services;
 use crate::deliver::filter::Filter;
-use crate::deliver::polls::{Mailbox, Place, Polls};
+use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
 use crate::groups::offsets::Key;
 
@@ -50,15 +50,12 @@ impl ParkedPulls {
         polls: &Polls,
         mailbox: &Arc<Mailbox>,
         parked: Parked,
-    ) -> Result<(), Parked> {
+    ) -> Result<(), (Parked, PollsFull)> {
         self.next_token = self.next_token.wrapping_add(1);
         let token = self.next_token;
         let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
             Ok(place) => place,
-            Err(full) => {
-                tracing::warn!(%full, "a pull cannot wait");
-                return Err(parked);
-            }
+            Err(full) => return Err((parked, full)),
         };
         // A message that came before the place was taken woke nobody.
         if parked.request.queue.max() > parked.request.from {
@@ -138,12 +135,19 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     if may_wait && waits(&pulled, &parked.request) {
         parked.deadline += Duration::from_millis(suspend).min(SUSPEND_MAX);
         parked.request.from = pulled.next;
-        if let Err(refused) = connection.park(parked) {
-            give(connection, &refused, &pulled);
+        if let Err((parked, full)) = connection.park(parked) {
+            refuse_to_wait(connection, &parked, full);
         }
         return;
     }
     give(connection, &parked, &pulled);
+}
+
+/// A client that is told that there is no message pulls again at once; one that is refused waits a little.
+fn refuse_to_wait(connection: &mut Connection, parked: &Parked, full: PollsFull) {
+    let why = full.to_string();
+    let head = Head::reply(ResponseCode::SystemBusy.code(), parked.opaque).remark(&why);
+    connection.answer(parked.serialize, &head, &PullMessageResponse::default(), &[]);
 }
 
 struct Prepared {
@@ -280,8 +284,8 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
     if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
     {
         parked.request.from = pulled.next;
-        if let Err(refused) = connection.park(parked) {
-            give(connection, &refused, &pulled);
+        if let Err((parked, full)) = connection.park(parked) {
+            refuse_to_wait(connection, &parked, full);
         }
         return;
     }
