@@ -36,7 +36,7 @@ use crate::transaction::{self, Transactions};
 /// How often the house is kept at the most: a checkpoint when something is new, retention.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How often the housekeeper looks whether it is wanted sooner.
-const HOUSEKEEPER_NAP: Duration = Duration::from_millis(250);
+const HOUSEKEEPER_NAP: Duration = Duration::from_millis(100);
 /// How often silent clients and expired locks are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How long each stage of a stop may take.

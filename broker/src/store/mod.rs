@@ -53,8 +53,8 @@ use retain::{Hold, Holds, Retention};
 use segments::{Segments, SegmentsError};
 
 /// A checkpoint is due when the log has grown so much since the last one: recovery reads no more than about
-/// this, a few hundred thousand small messages.
-const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+/// this, and what waits for a checkpoint in memory stays small.
+const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -84,14 +84,13 @@ impl Store {
     /// checked unless it was written recently.
     pub fn read(&self, at: PhyOffset, size: u32) -> Result<LogSlice, ReadError> {
         let written = self.max_offset();
-        let min = self.min_offset();
-        if at < min {
-            return Err(ReadError::Gone { at, min });
-        }
+        let Some(segment) = self.log.segments().find(at) else {
+            let min = self.min_offset();
+            return Err(if at < min { ReadError::Gone { at, min } } else { ReadError::Nothing { at } });
+        };
         if at + u64::from(size) > written {
             return Err(ReadError::Nothing { at });
         }
-        let segment = self.log.segments().find(at).ok_or(ReadError::Gone { at, min })?;
         let map = segment.map().map_err(|source| ReadError::Io { at, source })?;
         let from = usize::try_from(at.since(segment.start())).unwrap_or(usize::MAX);
         let slice = LogSlice { map: map.clone(), from, to: from.saturating_add(size as usize) };
@@ -222,9 +221,7 @@ fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<(), ReadError> {
     if view.phy_offset() != at {
         return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
     }
-    view.check_body_crc().map_err(|error| damaged(error.to_string()))?;
-    view.check_record_crc().map_err(|error| damaged(error.to_string()))?;
-    Ok(())
+    view.check().map_err(|error| damaged(error.to_string()))
 }
 
 fn is_of(view: &RecordView<'_>, queue: &Queue) -> bool {

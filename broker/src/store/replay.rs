@@ -141,7 +141,5 @@ fn check(view: &RecordView<'_>, at: PhyOffset, trust: Trust) -> Result<(), Strin
     if view.phy_offset() != at {
         return Err(format!("the record says that it lies at {}", view.phy_offset()));
     }
-    view.check_body_crc().map_err(|error| error.to_string())?;
-    view.check_record_crc().map_err(|error| error.to_string())?;
-    Ok(())
+    view.check().map_err(|error| error.to_string())
 }

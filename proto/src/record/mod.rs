@@ -310,6 +310,14 @@ impl<'a> RecordView<'a> {
         }
         Err(DecodeError::new(at, format!("the record's checksum, which is {actual:#010x}")))
     }
+
+    /// Checks the record's content: by the checksum over all of it, or that of its body where there is none.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        match self.check_record_crc()? {
+            RecordCrc::Matches => Ok(()),
+            RecordCrc::Absent => self.check_body_crc(),
+        }
+    }
 }
 
 impl std::fmt::Debug for RecordView<'_> {
