@@ -298,13 +298,13 @@ impl<'a> RecordView<'a> {
     pub fn check_record_crc(&self) -> Result<RecordCrc, DecodeError> {
         let at = self.bytes.len().saturating_sub(CRC_PROPERTY_BYTES);
         let (covered, property) = self.bytes.split_at_checked(at).unwrap_or_default();
-        let torn = property.contains(&0) && self.properties.len() >= CRC_PROPERTY_BYTES;
         let actual = positive(crc32fast::hash(covered));
         let expected = crc_property(actual);
-        let differing = property.iter().zip(expected).filter(|(found, expected)| *found != expected).count();
-        if differing == 0 {
+        if property == expected {
             return Ok(RecordCrc::Matches);
         }
+        let torn = property.contains(&0) && self.properties.len() >= CRC_PROPERTY_BYTES;
+        let differing = property.iter().zip(expected).filter(|(found, expected)| *found != expected).count();
         if !self.has_crc() && !torn && differing > CRC_DAMAGE_MAX {
             return Ok(RecordCrc::Absent);
         }
