@@ -7,7 +7,7 @@
 //! A transaction is known by the `UNIQ_KEY` of its half. A half with key, group, topic and body of an open one
 //! is the same transaction again (Apache re-puts a half at each check; a producer may send twice) and takes
 //! its place: the older one is done, and an end that names it means the newer. One with the key alone is
-//! another transaction, of an application that uses a message object twice: see [`keys`].
+//! another transaction, of an application that uses a message object twice: see `keys`.
 //!
 //! Halves lie in one queue, so they come with rising positions *and* rising queue offsets: one row of slots,
 //! in order, is found by either. A closed half leaves a small empty slot that goes when it reaches the front
