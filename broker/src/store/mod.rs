@@ -25,7 +25,7 @@ pub mod watermark;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -146,8 +146,6 @@ pub struct Store {
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Log position and state of the last saved checkpoint; saves one that would say the same.
     saved: Mutex<Option<Positions>>,
-    /// Recovery starts here.
-    checkpointed: AtomicU64,
     closed: AtomicBool,
     recovered: Recovered,
     _lock: DirLock,
@@ -204,7 +202,6 @@ impl Store {
             signal: Arc::default(),
             flusher: Mutex::new(None),
             saved: Mutex::new(None),
-            checkpointed: AtomicU64::new(flushed.get()),
             closed: AtomicBool::new(false),
             recovered,
             _lock: lock,
@@ -314,10 +311,17 @@ impl Store {
         retain::clean(self, &self.holds, &self.retention, now).map(|_| ())
     }
 
+    /// Where recovery would start now.
+    fn checkpointed(&self) -> PhyOffset {
+        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.recovered.from.min(self.recovered.end);
+        saved.as_ref().map_or(before, |saved| saved.start(&["queues"]))
+    }
+
     /// Whether much memory waits for a checkpoint, or recovery would take long.
     pub fn wants_checkpoint(&self) -> bool {
-        let done = PhyOffset::new(self.checkpointed.load(Ordering::Relaxed));
-        self.log.marks().dispatched.get().since(done) > CHECKPOINT_BYTES || self.dispatcher.is_full(&self.log)
+        self.log.marks().dispatched.get().since(self.checkpointed()) > CHECKPOINT_BYTES
+            || self.dispatcher.is_full(&self.log)
     }
 
     fn raise_min(&self) -> io::Result<()> {
@@ -448,7 +452,6 @@ impl Store {
         };
         checkpoint::save(self.disk.as_ref(), &self.layout, &positions, &peer)?;
         *saved = Some(positions);
-        self.checkpointed.store(durable.get(), Ordering::Relaxed);
         Ok(())
     }
 

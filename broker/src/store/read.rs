@@ -83,6 +83,15 @@ impl Store {
     /// `size` bytes of the log from `at` on: a record, as a queue entry names it. Its checksum is
     /// checked unless it was written recently.
     pub fn read(&self, at: PhyOffset, size: u32) -> Result<LogSlice, ReadError> {
+        let (slice, written) = self.unchecked(at, size)?;
+        if written.since(at) > RECENT_BYTES {
+            check_whole(&slice, at)?;
+        }
+        Ok(slice)
+    }
+
+    /// `size` bytes of the log from `at` on, as they lie there, and the end of what is written.
+    fn unchecked(&self, at: PhyOffset, size: u32) -> Result<(LogSlice, PhyOffset), ReadError> {
         let written = self.max_offset();
         let Some(segment) = self.log.segments().find(at) else {
             let min = self.min_offset();
@@ -97,10 +106,7 @@ impl Store {
         if slice.len() != size as usize {
             return Err(ReadError::Nothing { at });
         }
-        if written.since(at) > RECENT_BYTES {
-            check_whole(&slice, at)?;
-        }
-        Ok(slice)
+        Ok((slice, written))
     }
 
     /// The whole record that starts at `at`.
@@ -134,13 +140,11 @@ impl Store {
     /// The message of an entry of `queue`. An entry from before the start is not believed: the record must be
     /// whole and say that it is this queue's message. `Ok(None)` when the message itself is gone.
     pub fn message(&self, queue: &Queue, entry: &QueueEntry) -> Result<Option<LogSlice>, ReadError> {
-        let found = self.read(entry.phy, entry.size).and_then(|slice| {
-            if queue.is_trusted(entry.at) {
-                Ok(slice)
-            } else {
-                check_message(&slice, queue, entry).map(|()| slice)
-            }
-        });
+        let found = if queue.is_trusted(entry.at) {
+            self.read(entry.phy, entry.size)
+        } else {
+            self.read_checked(queue, entry)
+        };
         match found {
             Err(error @ (ReadError::Damaged { .. } | ReadError::Nothing { .. })) => {
                 tracing::error!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "an entry of a consume queue leads to no message; the log is searched for it");
@@ -150,6 +154,17 @@ impl Store {
                 }
             }
             found => found.map(Some),
+        }
+    }
+
+    /// The record that an entry names, if it is whole and the message that the entry is for.
+    fn read_checked(&self, queue: &Queue, entry: &QueueEntry) -> Result<LogSlice, ReadError> {
+        let (slice, _) = self.unchecked(entry.phy, entry.size)?;
+        let view = check_whole(&slice, entry.phy)?;
+        if is_of(&view, queue) && view.queue_offset() == entry.at {
+            Ok(slice)
+        } else {
+            Err(ReadError::Nothing { at: entry.phy })
         }
     }
 
@@ -208,34 +223,22 @@ impl Store {
     fn place_before(&self, queue: &Queue, at: QueueOffset) -> PhyOffset {
         let first = queue.min().get().max(at.get().saturating_sub(LOOK_BACK));
         let mut earlier = (first..at.get()).rev().filter_map(|number| queue.entry(QueueOffset::new(number)));
-        let sound = earlier.find(|entry| {
-            self.read(entry.phy, entry.size).is_ok_and(|slice| check_message(&slice, queue, entry).is_ok())
-        });
+        let sound = earlier.find(|entry| self.read_checked(queue, entry).is_ok());
         sound.map_or(self.min_offset(), |entry| entry.phy + u64::from(entry.size))
     }
 }
 
-fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<(), ReadError> {
+/// Checks that the bytes are the whole record that lies at `at`.
+fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<RecordView<'_>, ReadError> {
     let damaged = |what: String| ReadError::Damaged { at, what };
     let view = RecordView::parse(slice).map_err(|error| damaged(error.to_string()))?;
     if view.phy_offset() != at {
         return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
     }
-    view.check().map_err(|error| damaged(error.to_string()))
+    view.check().map_err(|error| damaged(error.to_string()))?;
+    Ok(view)
 }
 
 fn is_of(view: &RecordView<'_>, queue: &Queue) -> bool {
     view.queue_id() == queue.id() && view.topic() == queue.topic().as_str()
-}
-
-/// Checks that the bytes are the message that `entry` of `queue` names.
-fn check_message(slice: &LogSlice, queue: &Queue, entry: &QueueEntry) -> Result<(), ReadError> {
-    let at = entry.phy;
-    check_whole(slice, at)?;
-    let view = RecordView::parse(slice).map_err(|_| ReadError::Nothing { at })?;
-    if is_of(&view, queue) && view.queue_offset() == entry.at {
-        Ok(())
-    } else {
-        Err(ReadError::Nothing { at })
-    }
 }

@@ -3,7 +3,6 @@
 //! A file goes as a whole, oldest first, never the one being written, and never one that somebody still
 //! needs (a [`Hold`]: undelivered timers, open halves). Queues and index follow.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use gantry_proto::ids::{Millis, PhyOffset};
@@ -68,7 +67,7 @@ pub fn clean(store: &Store, holds: &Holds, retention: &Retention, now: Millis) -
         let end = first.start() + bytes;
         let needed = holds.least().is_some_and(|least| least < end);
         // What no checkpoint has seen is still to be read again after a crash.
-        if end.get() > store.checkpointed.load(Ordering::Relaxed) || needed {
+        if end > store.checkpointed() || needed {
             break;
         }
         // Everything in a file is older than the first record of the next one.
