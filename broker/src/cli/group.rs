@@ -10,7 +10,7 @@ use gantry_proto::remoting::body::stats::ConsumeStats;
 use serde_json::{Value, json};
 
 use super::args::{Consent, Format, Printing, Target};
-use super::output::{Failure, Output, time};
+use super::output::{Failure, Output, done, time};
 
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
@@ -120,21 +120,8 @@ async fn create(args: Create) -> Result<(), Failure> {
     if outcome != "unchanged" {
         admin.create_group(&wanted).await?;
     }
-    done(args.printing, &wanted.group_name, outcome)?;
+    done(args.printing, "group", &wanted.group_name, outcome)?;
     client.shutdown().await;
-    Ok(())
-}
-
-/// Says what became of a group: on standard error for people, as JSON on request.
-fn done(printing: Printing, group: &str, outcome: &str) -> Result<(), Failure> {
-    match printing.output {
-        Format::Text => eprintln!("group {group} {outcome}"),
-        Format::Json => {
-            let mut output = Output::new(printing.output);
-            output.json(&json!({"group": group, "outcome": outcome}))?;
-            output.flush()?;
-        }
-    }
     Ok(())
 }
 
@@ -303,7 +290,7 @@ async fn delete(args: &Delete) -> Result<(), Failure> {
     if !client.admin().delete_group(&args.group).await? {
         return Err(missing(&args.group));
     }
-    done(args.printing, &args.group, "deleted")?;
+    done(args.printing, "group", &args.group, "deleted")?;
     client.shutdown().await;
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use gantry_client::ErrorKind;
 use gantry_proto::ids::Millis;
 use serde::Serialize;
+use serde_json::json;
 
-use super::args::Format;
+use super::args::{Format, Printing};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -213,6 +214,19 @@ fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
     let mut parts = text.split(separator).map(|part| part.parse::<u16>().ok().map(i64::from));
     let three = [parts.next()??, parts.next()??, parts.next()??];
     parts.next().is_none().then_some(three)
+}
+
+/// Says what became of the `kind` called `name`: on standard error for people, as JSON on request.
+pub fn done(printing: Printing, kind: &str, name: &str, outcome: &str) -> Result<(), Failure> {
+    match printing.output {
+        Format::Text => eprintln!("{kind} {name} {outcome}"),
+        Format::Json => {
+            let mut output = Output::new(printing.output);
+            output.json(&json!({kind: name, "outcome": outcome}))?;
+            output.flush()?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

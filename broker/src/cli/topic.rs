@@ -8,7 +8,7 @@ use gantry_proto::remoting::body::topic::TopicConfig;
 use serde_json::json;
 
 use super::args::{Consent, Format, Printing, Target, pair};
-use super::output::{Failure, Output, time};
+use super::output::{Failure, Output, done, time};
 
 const READ: i32 = 4;
 const WRITE: i32 = 2;
@@ -142,7 +142,7 @@ async fn create(args: Create) -> Result<(), Failure> {
     if outcome != "unchanged" {
         admin.create_topic(&wanted).await?;
     }
-    done(args.printing, &wanted.topic_name, outcome)?;
+    done(args.printing, "topic", &wanted.topic_name, outcome)?;
     client.shutdown().await;
     Ok(())
 }
@@ -151,19 +151,6 @@ fn same(there: &TopicConfig, wanted: &TopicConfig) -> bool {
     (there.read_queue_nums, there.write_queue_nums, there.perm)
         == (wanted.read_queue_nums, wanted.write_queue_nums, wanted.perm)
         && wanted.attributes.iter().all(|(name, value)| there.attributes.get(name) == Some(value))
-}
-
-/// Says what became of a topic: on standard error for people, as JSON on request.
-fn done(printing: Printing, topic: &str, outcome: &str) -> Result<(), Failure> {
-    match printing.output {
-        Format::Text => eprintln!("topic {topic} {outcome}"),
-        Format::Json => {
-            let mut output = Output::new(printing.output);
-            output.json(&json!({"topic": topic, "outcome": outcome}))?;
-            output.flush()?;
-        }
-    }
-    Ok(())
 }
 
 const fn kind_text(kind: TopicKind) -> &'static str {
@@ -305,7 +292,7 @@ async fn delete(args: &Delete) -> Result<(), Failure> {
     if !client.admin().delete_topic(&args.topic).await? {
         return Err(missing(&args.topic));
     }
-    done(args.printing, &args.topic, "deleted")?;
+    done(args.printing, "topic", &args.topic, "deleted")?;
     client.shutdown().await;
     Ok(())
 }

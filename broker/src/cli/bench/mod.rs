@@ -26,7 +26,8 @@ use gantry_proto::remoting::body::topic::TopicConfig;
 
 use super::args::{Printing, Target, rate, size, span};
 use super::output::Failure;
-use load::{Extent, Plan, Worker};
+use load::{Extent, Plan, Tally, Worker};
+use report::{Setup, Watched};
 
 /// How long one request may take; a server that flushes each message to a slow disk needs its time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -128,6 +129,22 @@ impl Common {
                 Worker::start(options, share + u32::from(number < more), &mut give)
             })
             .collect()
+    }
+
+    /// Warms up, then sends what is measured with `send`, and reports.
+    fn measure(
+        &self,
+        load: &Load,
+        setup: &Setup,
+        mut send: impl FnMut(Plan) -> (Tally, Duration),
+    ) -> Result<(), Failure> {
+        let (warmup, plan) = load.plans(self.warmup, setup.batch);
+        if let Some(warmup) = warmup {
+            send(warmup);
+        }
+        let watched = Watched::start(self)?;
+        let (tally, took) = send(plan);
+        watched.report(self, setup, &tally, took)
     }
 
     fn topic(&self) -> Result<TopicName, Failure> {

@@ -9,7 +9,7 @@ use gantry_proto::names::TopicName;
 
 use super::super::output::Failure;
 use super::load::{Plan, Schedule, Tally, Worker, lane, phase};
-use super::report::{Setup, Watched};
+use super::report::Setup;
 use super::{Common, Load};
 
 /// `gantry bench produce`.
@@ -33,12 +33,6 @@ pub fn run(args: &Produce) -> Result<(), Failure> {
         // What is measured is the broker, not the compression.
         Ok(client.producer(&load.group).compress_above(usize::MAX).start().await?)
     })?;
-    let (warmup, plan) = load.plans(common.warmup, *batch);
-    if let Some(warmup) = warmup {
-        send(&workers, warmup, &topic, &body);
-    }
-    let watched = Watched::start(common)?;
-    let (tally, took) = send(&workers, plan, &topic, &body);
     let setup = Setup {
         bench: "produce",
         size: Some(load.size),
@@ -46,7 +40,7 @@ pub fn run(args: &Produce) -> Result<(), Failure> {
         rate: load.rate,
         rollback_percent: None,
     };
-    let result = watched.report(common, &setup, &tally, took);
+    let result = common.measure(load, &setup, |plan| send(&workers, plan, &topic, &body));
     for worker in workers {
         worker.end(async |producer| producer.shutdown().await);
     }

@@ -10,7 +10,7 @@ use gantry_proto::names::TopicName;
 
 use super::super::output::Failure;
 use super::load::{Plan, Schedule, Tally, Turn, Worker, lane, phase};
-use super::report::{Setup, Watched};
+use super::report::Setup;
 use super::{Common, Load};
 
 /// `gantry bench transaction`.
@@ -35,12 +35,6 @@ pub fn run(args: &Transaction) -> Result<(), Failure> {
         let producer = client.transaction_producer(&load.group, async |_| Resolution::Rollback);
         Ok(producer.sending(|sending| sending.compress_above(usize::MAX)).start().await?)
     })?;
-    let (warmup, plan) = load.plans(common.warmup, 1);
-    if let Some(warmup) = warmup {
-        transact(&workers, warmup, *rollback, &topic, &body);
-    }
-    let watched = Watched::start(common)?;
-    let (tally, took) = transact(&workers, plan, *rollback, &topic, &body);
     let setup = Setup {
         bench: "transaction",
         size: Some(load.size),
@@ -48,7 +42,7 @@ pub fn run(args: &Transaction) -> Result<(), Failure> {
         rate: load.rate,
         rollback_percent: Some(*rollback),
     };
-    let result = watched.report(common, &setup, &tally, took);
+    let result = common.measure(load, &setup, |plan| transact(&workers, plan, *rollback, &topic, &body));
     for worker in workers {
         worker.end(async |producer| producer.shutdown().await);
     }
