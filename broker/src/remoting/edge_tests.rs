@@ -102,7 +102,6 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
     broker.stop().await.expect("stopped");
 }
 
-/// A connection without a socket.
 /// An answer "no message" would have it pull again at once.
 #[tokio::test]
 async fn a_pull_that_may_not_wait_is_refused() {
@@ -131,6 +130,7 @@ async fn a_pull_that_may_not_wait_is_refused() {
     broker.stop().await.expect("stopped");
 }
 
+/// A connection without a socket.
 fn connection(services: &std::sync::Arc<Services>) -> Connection {
     let (outbox, _) = Peer::outbox();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
