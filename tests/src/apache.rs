@@ -1,4 +1,4 @@
-//! The real Apache name server and broker 5.5.0, in a JVM of their own.
+//! The real Apache name server and broker, in a JVM of their own: 5.5.0 unless another version is asked for.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::harness;
-use crate::java::{self, Module};
+use crate::java;
 use crate::ports;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -36,32 +36,43 @@ impl Apache {
     pub fn start(settings: &[&str]) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
         let store = dir.path().join("store");
-        Self::start_in(dir, store, &TEST_JVM, settings)
+        Self::start_in(java::APACHE, dir, store, &TEST_JVM, settings)
     }
 
     /// Starts it on a directory that the caller keeps.
     pub fn start_on(store: &Path, settings: &[&str]) -> Result<Self, String> {
-        Self::start_in_jvm(store, &TEST_JVM, settings)
+        Self::start_version(java::APACHE, store, &TEST_JVM, settings)
     }
 
-    /// Starts it on a directory that the caller keeps, in a JVM with these flags.
-    pub fn start_in_jvm(store: &Path, jvm: &[&str], settings: &[&str]) -> Result<Self, String> {
+    /// Starts a version on a directory that the caller keeps, in a JVM with these flags.
+    pub fn start_version(
+        version: &str,
+        store: &Path,
+        jvm: &[&str],
+        settings: &[&str],
+    ) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-        Self::start_in(dir, store.to_owned(), jvm, settings)
+        Self::start_in(version, dir, store.to_owned(), jvm, settings)
     }
 
-    fn start_in(dir: TempDir, store: PathBuf, jvm: &[&str], settings: &[&str]) -> Result<Self, String> {
-        let peer = java::module(Module::Peer)?;
+    fn start_in(
+        version: &str,
+        dir: TempDir,
+        store: PathBuf,
+        jvm: &[&str],
+        settings: &[&str],
+    ) -> Result<Self, String> {
+        let target = java::apache(version)?;
         let ports = ports::free().map_err(|error| error.to_string())?;
         let log = File::create(dir.path().join("log")).map_err(|error| error.to_string())?;
         let mut command = Command::new("java");
         command
-            .current_dir(peer)
+            .current_dir(target)
             .args(jvm)
             .args(["--add-opens", "java.base/java.nio=ALL-UNNAMED"])
             .args(["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"])
             .args(["--add-exports", "java.base/jdk.internal.ref=ALL-UNNAMED"])
-            .args(["-cp", "target/classes:target/lib/*", "gantry.peer.ApachePeer"])
+            .args(["-cp", "classes:lib/*", "gantry.peer.ApachePeer"])
             .args(["--namesrv-port", &ports.name.to_string(), "--broker-port", &ports.broker.to_string()])
             .arg("--store")
             .arg(&store)

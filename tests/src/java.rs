@@ -10,6 +10,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
+/// The version of Apache's broker that is built with the suites, as `clients/java/pom.xml` has it.
+pub const APACHE: &str = "5.5.0";
 /// What is built together.
 const ALL: [Module; 3] = [Module::Peer, Module::Suite5, Module::Suite4];
 
@@ -42,6 +44,23 @@ pub fn module(module: Module) -> Result<PathBuf, String> {
     Ok(root().join(module.name()))
 }
 
+/// Directory with `classes` and `lib` of the module `peer` for a version of Apache's broker, built. `Err` says what
+/// is missing on this machine.
+pub fn apache(version: &str) -> Result<PathBuf, String> {
+    if version == APACHE {
+        return Ok(module(Module::Peer)?.join("target"));
+    }
+    let relative = format!("target/apache-{version}");
+    let target = root().join(Module::Peer.name()).join(&relative);
+    let lock = lock()?;
+    if !target.join("lib").is_dir() || fs::metadata(target.join("built")).is_err() {
+        package("peer", &[&format!("-Drocketmq5.version={version}"), &format!("-Dpeer.target={relative}")])?;
+        fs::write(target.join("built"), "").map_err(|error| format!("{}: {error}", target.display()))?;
+    }
+    drop(lock);
+    Ok(target)
+}
+
 /// Says in one line, once for all tests of a process, that Java's tests are left out.
 pub fn skip(why: &str) {
     static SAID: Once = Once::new();
@@ -57,42 +76,54 @@ fn root() -> PathBuf {
 }
 
 fn build() -> Result<(), String> {
-    for (program, argument) in [("java", "-version"), ("mvn", "-v")] {
-        if !succeeds(Command::new(program).arg(argument)) {
-            return Err(format!("{program} is missing; JDK 17 and Maven 3.8 are needed"));
-        }
-    }
     let root = root();
     let stamp = root.join("target").join("built");
     let io = |error: io::Error| format!("{}: {error}", root.display());
-    fs::create_dir_all(root.join("target")).map_err(io)?;
-    // One build at a time, also among test processes.
-    let lock = File::create(root.join("target").join("lock")).map_err(io)?;
-    lock.lock().map_err(io)?;
+    let lock = lock()?;
     let built = fs::metadata(&stamp).and_then(|stamp| stamp.modified()).ok();
     let complete = ALL.iter().all(|module| root.join(module.name()).join("target").join("lib").is_dir());
     if complete && built > newest_source(&root).map_err(io)? {
         return Ok(());
     }
-    let maven = |options: &[&str]| {
-        let mut command = Command::new("mvn");
-        command.current_dir(&root).args(["-q", "-B"]).args(options).args([
-            "-pl",
-            "peer,suite5,suite4",
-            "package",
-        ]);
-        command
-    };
-    if !succeeds(&mut maven(&["-o"])) {
-        let output = maven(&[]).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            let first =
-                said.lines().find(|line| line.contains("ERROR")).unwrap_or("no reason given").to_owned();
-            return Err(format!("mvn package failed in tests/clients/java: {first}"));
+    package("peer,suite5,suite4", &[])?;
+    fs::write(stamp, "").map_err(io)?;
+    drop(lock);
+    Ok(())
+}
+
+/// One build at a time, also among test processes: until the file is closed.
+fn lock() -> Result<File, String> {
+    for (program, argument) in [("java", "-version"), ("mvn", "-v")] {
+        if !succeeds(Command::new(program).arg(argument)) {
+            return Err(format!("{program} is missing; JDK 17 and Maven 3.8 are needed"));
         }
     }
-    fs::write(stamp, "").map_err(io)
+    let target = root().join("target");
+    let io = |error: io::Error| format!("{}: {error}", target.display());
+    fs::create_dir_all(&target).map_err(io)?;
+    let lock = File::create(target.join("lock")).map_err(io)?;
+    lock.lock().map_err(io)?;
+    Ok(lock)
+}
+
+/// Builds modules: from what was downloaded before, if that is enough.
+fn package(modules: &str, properties: &[&str]) -> Result<(), String> {
+    let maven = |options: &[&str]| {
+        let mut command = Command::new("mvn");
+        command.current_dir(root()).args(["-q", "-B"]).args(options).args(properties);
+        command.args(["-pl", modules, "package"]);
+        command
+    };
+    if succeeds(&mut maven(&["-o"])) {
+        return Ok(());
+    }
+    let output = maven(&[]).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let first = said.lines().find(|line| line.contains("ERROR")).unwrap_or("no reason given");
+    Err(format!("mvn package failed in tests/clients/java: {first}"))
 }
 
 /// When the newest of the sources was written.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gantry_tests::apache::Apache;
 use gantry_tests::harness::{self, Gantry};
-use gantry_tests::java::{self, Module};
+use gantry_tests::java;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ enum Process {
 fn provide(kind: Kind) -> Result<(), Failure> {
     match kind {
         Kind::Gantry => harness::binary().to_owned(),
-        Kind::Apache => java::module(Module::Peer).map_err(Failure::Apache)?,
+        Kind::Apache => java::apache(java::APACHE).map_err(Failure::Apache)?,
     };
     Ok(())
 }
@@ -72,7 +72,9 @@ impl Broker {
                 let mut settings = vec!["mappedFileSizeCommitLog=1073741824", &flush];
                 settings.extend(options.apache_set.iter().map(String::as_str));
                 let jvm: Vec<_> = options.apache_jvm.split_whitespace().collect();
-                Process::Apache(Apache::start_in_jvm(store, &jvm, &settings).map_err(Failure::Apache)?)
+                Process::Apache(
+                    Apache::start_version(java::APACHE, store, &jvm, &settings).map_err(Failure::Apache)?,
+                )
             }
         };
         let broker = Self { process, took: since.elapsed() };

@@ -1,0 +1,78 @@
+//! Gantry, as it comes.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gantry_tests::harness;
+
+use super::{Peer, Policy, Server, rocketmq};
+use crate::failure::Failure;
+use crate::load::{Client, Load};
+
+/// Gantry.
+#[derive(Clone, Copy, Debug)]
+pub struct Gantry;
+
+#[derive(Debug)]
+struct Running {
+    process: harness::Gantry,
+    took: Duration,
+}
+
+/// The harness is made for tests and panics when something is wrong with the broker.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|cause| {
+        let text = cause.downcast_ref::<String>().cloned();
+        Failure::Peer(text.unwrap_or_else(|| "gantry does not start, see above".to_owned()))
+    })
+}
+
+impl Peer for Gantry {
+    fn provide(&self) -> Result<(), Failure> {
+        caught(harness::binary).map(|_| ())
+    }
+
+    fn can(&self, load: &Load) -> bool {
+        load.client == Client::Best
+    }
+
+    fn start(&self, store: &Path, policy: Policy) -> Result<Box<dyn Server>, Failure> {
+        let since = Instant::now();
+        let process = caught(|| harness::Gantry::start_on(store, &["--policy", policy.name()]))?;
+        Ok(Box::new(Running { process, took: since.elapsed() }))
+    }
+}
+
+impl Running {
+    fn name_server(&self) -> String {
+        self.process.name_server().to_string()
+    }
+}
+
+impl Server for Running {
+    fn pids(&self) -> Vec<u32> {
+        vec![self.process.pid()]
+    }
+
+    fn took(&self) -> Duration {
+        self.took
+    }
+
+    fn store(&self) -> &Path {
+        self.process.store()
+    }
+
+    fn create_topic(&self, topic: &str, queues: u32) -> Result<(), Failure> {
+        rocketmq::create_topic(&self.name_server(), topic, queues)
+    }
+
+    fn generator(&self, load: &Load) -> Result<Command, Failure> {
+        Ok(rocketmq::generator(&self.name_server(), self.process.pid(), load))
+    }
+
+    fn first_send(&self) -> Result<(), Failure> {
+        rocketmq::first_send(&self.name_server())
+    }
+}

@@ -1,0 +1,133 @@
+//! What Gantry and Apache RocketMQ have in common: the protocol, and with it the load generator.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gantry_client::proto::remoting::body::topic::TopicConfig;
+use gantry_client::{Client, ClientOptions, Message};
+use gantry_tests::harness;
+
+use crate::failure::Failure;
+use crate::load::{Extent, Load, What};
+use crate::stop;
+
+/// How long a broker that runs may take until it acknowledges a first message.
+const FIRST_WITHIN: Duration = Duration::from_secs(60);
+const FIRST_TOPIC: &str = "first-send";
+const AGAIN: Duration = Duration::from_millis(1);
+/// One attempt: a request to a name server that does not listen yet must not use up the time.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// `gantry bench` for a load.
+pub fn generator(name_server: &str, pid: u32, load: &Load) -> Command {
+    let mut command = Command::new(harness::binary());
+    command.args(arguments(load)).args(["--name-server", name_server]);
+    command.args(["--broker-pid", &pid.to_string(), "--output", "json"]);
+    command
+}
+
+fn arguments(load: &Load) -> Vec<String> {
+    let what = match load.what {
+        What::Produce => "produce",
+        What::Transaction => "transaction",
+        What::Consume { .. } => "consume",
+    };
+    let mut words = vec!["bench".to_owned(), what.to_owned()];
+    let mut add = |name: &str, value: &dyn ToString| words.extend([name.to_owned(), value.to_string()]);
+    add("--topic", &load.topic);
+    add("--in-flight", &load.in_flight);
+    add("--connections", &load.connections);
+    add("--warmup", &load.warmup);
+    if let What::Consume { groups } = load.what {
+        add("--groups", &groups);
+    } else {
+        add("--size", &load.size);
+    }
+    if load.what != What::Transaction {
+        add("--batch", &load.batch);
+    }
+    match load.extent {
+        Extent::Messages(messages) => add("--messages", &messages),
+        Extent::Millis(millis) => add("--duration", &format!("{millis}ms")),
+    }
+    if let Some(rate) = load.rate {
+        add("--rate", &format!("{rate}/s"));
+    }
+    words
+}
+
+/// Creates a topic unless it is there, and waits until the name server knows it.
+pub fn create_topic(name_server: &str, topic: &str, queues: u32) -> Result<(), Failure> {
+    let queues = i32::try_from(queues).unwrap_or(i32::MAX);
+    let config = TopicConfig {
+        topic_name: topic.to_owned(),
+        read_queue_nums: queues,
+        write_queue_nums: queues,
+        ..TopicConfig::default()
+    };
+    with_client(name_server, async |client| {
+        let admin = client.admin();
+        if admin.topic_config(topic).await?.is_none() {
+            admin.create_topic(&config).await?;
+        }
+        while admin.topic_route(topic).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok(())
+    })
+}
+
+/// Sends one message, again until it is acknowledged.
+pub fn first_send(name_server: &str) -> Result<(), Failure> {
+    let end = Instant::now() + FIRST_WITHIN;
+    let config = TopicConfig { topic_name: FIRST_TOPIC.to_owned(), ..TopicConfig::default() };
+    loop {
+        let sent = with_client(name_server, async |client| {
+            client.admin().create_topic(&config).await?;
+            let producer = client.producer("first-send").start().await?;
+            producer.send(Message::new(FIRST_TOPIC, "first")).await?;
+            Ok(())
+        });
+        match sent {
+            Err(failure) if Instant::now() >= end => return Err(failure),
+            Err(_) => stop::sleep(AGAIN)?,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn with_client(
+    name_server: &str,
+    work: impl AsyncFnOnce(&Client) -> gantry_client::Result<()>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::system("starting a client"))?;
+    let late = || Failure::Peer(format!("{name_server} did not answer within {ATTEMPT:?}"));
+    runtime.block_on(async {
+        let all = async {
+            let client = Client::connect(ClientOptions::new(name_server).timeout(ATTEMPT)).await?;
+            let done = work(&client).await;
+            client.shutdown().await;
+            done
+        };
+        let done = tokio::time::timeout(ATTEMPT, all).await.map_err(|_| late())?;
+        done.map_err(|error| Failure::Peer(format!("{name_server}: {error}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_becomes_arguments() {
+        let mut load = Load { rate: Some(500), warmup: 7, ..Load::produce("t") };
+        let expected = "bench produce --topic t --in-flight 64 --connections 1 --warmup 7 --size 128 --batch 1 \
+                        --duration 4000ms --rate 500/s";
+        assert_eq!(arguments(&load).join(" "), expected);
+        load = Load { what: What::Consume { groups: 5 }, extent: Extent::Messages(9), rate: None, ..load };
+        let expected = "bench consume --topic t --in-flight 64 --connections 1 --warmup 7 --groups 5 --batch 1 \
+                        --messages 9";
+        assert_eq!(arguments(&load).join(" "), expected);
+    }
+}
