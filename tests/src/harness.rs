@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{OnceLock, mpsc};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::faults::Faults;
 use crate::ports::{self, Ports};
 
 /// How long a broker may take until it is ready.
@@ -35,6 +37,8 @@ pub struct Gantry {
     flags: Vec<OsString>,
     /// A command that runs the broker, if not the system itself.
     through: Vec<OsString>,
+    /// What happens to its disk and clock.
+    faults: Option<Faults>,
     ports: Ports,
 }
 
@@ -43,25 +47,54 @@ impl Gantry {
     pub fn start(flags: &[&str]) -> Self {
         let dir = scratch();
         let store = dir.path().join("store");
-        Self::start_in(dir, store, flags, &[])
+        Self::started(dir, store, flags, &[], None)
     }
 
     /// Starts a broker on a directory that the caller keeps.
     pub fn start_on(store: &Path, flags: &[&str]) -> Self {
-        Self::start_in(scratch(), store.to_owned(), flags, &[])
+        Self::started(scratch(), store.to_owned(), flags, &[], None)
+    }
+
+    /// Starts a broker on the store of `faults`, which happen to it from its first step on, in every start.
+    pub fn start_with(faults: &Faults, flags: &[&str]) -> Self {
+        Self::started(scratch(), faults.store().to_owned(), flags, &[], Some(faults))
+    }
+
+    /// As [`start_with`](Self::start_with), for a broker that may be killed before it is ready; see
+    /// [`try_restart`](Self::try_restart).
+    pub fn try_start_with(faults: &Faults, flags: &[&str]) -> (Self, bool) {
+        let mut gantry = Self::stopped(scratch(), faults.store().to_owned(), flags, &[], Some(faults));
+        let ready = gantry.try_restart();
+        (gantry, ready)
     }
 
     /// Starts a broker through another command, which must replace itself by what its last arguments say.
     pub fn start_through(through: &[&str], store: &Path, flags: &[&str]) -> Self {
-        Self::start_in(scratch(), store.to_owned(), flags, through)
+        Self::started(scratch(), store.to_owned(), flags, through, None)
     }
 
-    fn start_in(dir: TempDir, store: PathBuf, flags: &[&str], through: &[&str]) -> Self {
-        let ports = ports::free().expect("free ports");
-        let [flags, through] = [flags, through].map(|all| all.iter().map(OsString::from).collect());
-        let mut gantry = Self { child: None, dir, store, flags, through, ports };
+    fn started(
+        dir: TempDir,
+        store: PathBuf,
+        flags: &[&str],
+        through: &[&str],
+        faults: Option<&Faults>,
+    ) -> Self {
+        let mut gantry = Self::stopped(dir, store, flags, through, faults);
         gantry.restart();
         gantry
+    }
+
+    fn stopped(
+        dir: TempDir,
+        store: PathBuf,
+        flags: &[&str],
+        through: &[&str],
+        faults: Option<&Faults>,
+    ) -> Self {
+        let ports = ports::free().expect("free ports");
+        let [flags, through] = [flags, through].map(|all| all.iter().map(OsString::from).collect());
+        Self { child: None, dir, store, flags, through, faults: faults.cloned(), ports }
     }
 
     /// Starts it again on the same ports and store, after [`kill9`](Self::kill9) or
@@ -82,10 +115,48 @@ impl Gantry {
         drop(output); // open until now, so that its `ready` line finds a reader
     }
 
+    /// Starts it as [`restart`](Self::restart) does; `false` when it ended before it was ready, by a signal
+    /// or by itself. Then it is stopped, and can be started again.
+    pub fn try_restart(&mut self) -> bool {
+        let output = self.spawn();
+        if first_line(output, READY_WITHIN).is_some_and(|line| line.starts_with("ready ")) {
+            return true;
+        }
+        let child = self.child.as_mut().expect("it was started");
+        assert!(
+            wait(child, STOPPED_WITHIN).is_some(),
+            "expected a broker that is ready or has ended within {READY_WITHIN:?}"
+        );
+        self.child = None;
+        false
+    }
+
+    /// Waits until it was killed by SIGKILL: by a rule of its [`Faults`].
+    pub fn wait_killed(&mut self) {
+        let child = self.child.as_mut().expect("the broker runs");
+        let status = wait(child, STOPPED_WITHIN);
+        assert!(
+            status.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw())),
+            "expected SIGKILL within {STOPPED_WITHIN:?}, found {status:?}"
+        );
+        self.child = None;
+    }
+
+    /// Whether it runs: `false` once it was stopped, killed by a rule of its [`Faults`], or ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return false };
+        let ended = child.try_wait().expect("the child can be asked").is_some();
+        if ended {
+            self.child = None;
+        }
+        !ended
+    }
+
     fn spawn(&mut self) -> ChildStdout {
         assert!(self.child.is_none(), "the broker still runs: stop it first");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut child = serve(&self.through, &self.store)
+            .envs(self.faults.iter().flat_map(Faults::environment))
             .args(["--name-port", &self.ports.name.to_string()])
             .args(["--broker-port", &self.ports.broker.to_string()])
             .args(&self.flags)
@@ -246,11 +317,16 @@ pub fn wait_for<T>(what: &str, within: Duration, mut condition: impl FnMut() -> 
 /// The `gantry` binary of the build that these tests belong to; built once if need be.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build().unwrap_or_else(|why| panic!("the gantry binary cannot be built: {why}")))
+    BINARY.get_or_init(|| {
+        // The whole workspace's choice of features: what the tests themselves were built with.
+        let built = build(&["--workspace", "--bin", "gantry"], "gantry");
+        built.unwrap_or_else(|why| panic!("the gantry binary cannot be built: {why}"))
+    })
 }
 
-/// Test executables lie in `TARGET/PROFILE/deps`; binaries, this one among them, in `TARGET/PROFILE`.
-fn build() -> Result<PathBuf, String> {
+/// Builds `what`, which makes a file called `name`, in the profile of these tests. Test executables lie in
+/// `TARGET/PROFILE/deps`; binaries and preloaded libraries, this one among them, in `TARGET/PROFILE`.
+pub(crate) fn build(what: &[&str], name: &str) -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut dirs = own.ancestors().skip(1).skip_while(|dir| dir.ends_with("deps"));
     let profile_dir = dirs.next().ok_or("this executable lies in no target directory")?;
@@ -259,8 +335,8 @@ fn build() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        // The whole workspace's choice of features: what the tests themselves were built with.
-        .args(["build", "--quiet", "--workspace", "--bin", "gantry"])
+        .args(["build", "--quiet"])
+        .args(what)
         .args(["--profile", if profile == "debug" { "dev" } else { profile }])
         .arg("--target-dir")
         .arg(target)
@@ -272,7 +348,7 @@ fn build() -> Result<PathBuf, String> {
         let _ = write!(why, "{}", String::from_utf8_lossy(&output.stderr)); // writing to a string does not fail
         return Err(why);
     }
-    Ok(profile_dir.join("gantry"))
+    Ok(profile_dir.join(name))
 }
 
 fn scratch() -> TempDir {

@@ -2,6 +2,7 @@
 
 pub mod apache;
 pub mod checker;
+pub mod faults;
 pub mod harness;
 pub mod java;
 pub mod ports;
