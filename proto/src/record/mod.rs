@@ -47,7 +47,7 @@ pub use tag_hash::{JavaHash, TagExpression, TagExpressionError, java_hash, tags_
 
 use crate::error::DecodeError;
 use crate::ids::{Millis, PhyOffset, QueueId, QueueOffset};
-use properties::{CRC_HEAD, CRC_HOLE, CRC_PROPERTY_BYTES};
+use properties::{CRC_HEAD, CRC_HOLE, CRC_PROPERTY_BYTES, VALUE_END};
 
 /// Magic of a record whose topic length is one byte.
 pub const MAGIC_V1: u32 = 0xDAA3_20A7;
@@ -303,9 +303,13 @@ impl<'a> RecordView<'a> {
         if property == expected {
             return Ok(RecordCrc::Matches);
         }
-        let torn = property.contains(&0) && self.properties.len() >= CRC_PROPERTY_BYTES;
+        let fits = self.properties.len() >= CRC_PROPERTY_BYTES;
+        let torn = fits && property.contains(&0);
+        // The separator before the property may lack a bit as well; any other byte there belongs to a longer name.
+        let separated = covered.last().is_some_and(|before| (before ^ VALUE_END).count_ones() <= 1);
+        let named = self.has_crc() || fits && separated && property.starts_with(CRC_HEAD);
         let differing = property.iter().zip(expected).filter(|(found, expected)| *found != expected).count();
-        if !self.has_crc() && !torn && differing > CRC_DAMAGE_MAX {
+        if !named && !torn && differing > CRC_DAMAGE_MAX {
             return Ok(RecordCrc::Absent);
         }
         Err(DecodeError::new(at, format!("the record's checksum, which is {actual:#010x}")))

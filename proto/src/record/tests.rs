@@ -213,13 +213,17 @@ fn the_checksum_is_the_last_property_with_its_least_digit_first() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let bytes = sealed(&draft("T", b"body", b""));
-    assert_eq!(RecordView::parse(&bytes).unwrap().check_record_crc(), Ok(RecordCrc::Matches));
-    for bit in 0..bytes.len() * 8 {
-        let mut damaged = bytes.clone();
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        let passes = RecordView::parse(&damaged).is_ok_and(|record| record.check_record_crc().is_ok());
-        assert!(!passes, "bit {bit}");
+    // Regression: with properties before the checksum, a changed separator between them made it pass for a property
+    // of a record without one.
+    for properties in [&b""[..], b"TAGS\x01TagA\x02"] {
+        let bytes = sealed(&draft("T", b"body", properties));
+        assert_eq!(RecordView::parse(&bytes).unwrap().check_record_crc(), Ok(RecordCrc::Matches));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let passes = RecordView::parse(&damaged).is_ok_and(|record| record.check_record_crc().is_ok());
+            assert!(!passes, "bit {bit}");
+        }
     }
 }
 

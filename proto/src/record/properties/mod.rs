@@ -115,7 +115,7 @@ pub mod keys {
 }
 
 const NAME_END: u8 = 1;
-const VALUE_END: u8 = 2;
+pub(super) const VALUE_END: u8 = 2;
 
 /// What the checksum property starts with.
 pub(super) const CRC_HEAD: &[u8; 9] = b"__CRC32#\x01";
