@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 //!
-//! Commands reach a broker through the client crate, as any program would; only `serve` is the broker itself.
+//! Commands reach a broker through the client crate, as any program would; only `serve` is the broker itself,
+//! and `store` reads the files of one that does not run.
 //! Data goes to standard output, everything else to standard error. Exit code 0 is done, 1 refused or not
 //! found, 2 usage; a failure ends with what to try.
 
@@ -11,6 +12,7 @@ mod group;
 mod output;
 mod produce;
 mod serve;
+mod store;
 mod topic;
 mod txn;
 
@@ -54,6 +56,9 @@ enum Command {
     /// List transactions, end them, put expired ones back.
     #[command(subcommand)]
     Txn(txn::TxnCommand),
+    /// Look at a store that no broker runs on.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Measure a broker: Gantry or Apache RocketMQ.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -68,6 +73,10 @@ pub fn run() -> ExitCode {
         Command::Produce(args) => block_on(produce::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Txn(command) => block_on(txn::run(command)),
+        Command::Store(command) => {
+            log_to_stderr("warn");
+            store::run(command)
+        }
         Command::Bench(command) => {
             log_to_stderr("warn");
             bench::run(command)
@@ -144,6 +153,7 @@ mod tests {
             "gantry consume T --group G --from last --max 3 --output json",
             "gantry txn list --expired --group G",
             "gantry txn rollback ID --yes",
+            "gantry store verify --store DIR --index-slots 100 --findings 5 --output json",
             "gantry bench produce --threads 2 --in-flight 64 --size 128 --messages 1000 --rate 500/s",
             "gantry bench consume --topic T --in-flight 8",
             "gantry bench transaction --duration 2s --broker-pid 1",
@@ -161,6 +171,8 @@ mod tests {
             "gantry topic create T --queues 0",
             "gantry bench produce --messages 10 --duration 2s",
             "gantry bench produce --rate 0",
+            "gantry store verify --findings many",
+            "gantry store verify --policy disk",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use args::ServeArgs;
+pub use args::{ServeArgs, StoreArgs};
 pub use load::{ConfigError, load};
 
 /// Everything `gantry serve` can be told.

@@ -89,6 +89,10 @@ impl Deref for Map {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+/// The machine's file system, to look at only: whatever would change it fails.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOnlyDisk;
+
 #[derive(Debug)]
 struct RealFile {
     file: File,
@@ -146,6 +150,32 @@ impl Disk for RealDisk {
         let stat = rustix::fs::statvfs(dir)?;
         let unit = stat.f_frsize;
         Ok(Space { total: stat.f_blocks.saturating_mul(unit), available: stat.f_bavail.saturating_mul(unit) })
+    }
+}
+
+impl Disk for ReadOnlyDisk {
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        RealDisk.list(dir)
+    }
+
+    fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.dirs(dir)
+    }
+
+    fn open(&self, path: &Path, _len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile { file: File::open(path)? }))
+    }
+
+    fn replace(&self, _path: &Path, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        RealDisk.space(dir)
     }
 }
 
@@ -278,6 +308,22 @@ impl DirLock {
             file.write_all(b"lock")?;
         }
         Ok(Some(Self { _file: file }))
+    }
+
+    /// Keeps brokers out while the value lives, and changes nothing: a lock file that is not there is not made
+    /// (without one nobody runs). `None` when another process holds the lock. As with every POSIX lock, this must
+    /// not be asked in the process that holds it: closing the file would let go of it.
+    pub fn share(path: &Path) -> io::Result<Option<Option<Self>>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
+            Err(error) => return Err(error),
+        };
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(Some(Self { _file: file }))),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

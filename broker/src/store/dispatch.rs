@@ -47,22 +47,27 @@ impl Folds {
             at: view.queue_offset(),
             phy: view.phy_offset(),
             size: view.total_size(),
-            tags_code: self.tags_code(queue, view, hot),
+            tags_code: listed_tags_code(queue.kind(), view, hot, &self.delay_levels),
         }
     }
+}
 
-    /// The due time in the schedule topic, the tag's hash everywhere else.
-    fn tags_code(&self, queue: &Queue, view: &RecordView<'_>, hot: &HotProperties<'_>) -> i64 {
-        if queue.kind() == TopicKind::Schedule
-            && let Some(level) = hot.delay_level
-            && let Some(last) = self.delay_levels.len().checked_sub(1)
-        {
-            let number = usize::try_from(level.saturating_sub(1)).unwrap_or(0).min(last);
-            let delay = self.delay_levels.get(number).copied().unwrap_or(0);
-            return view.store_at().plus(delay).get();
-        }
-        tags_code(hot.tags)
+/// The tags code of a record's queue entry: the due time in the schedule topic, the tag's hash everywhere else.
+pub(super) fn listed_tags_code(
+    kind: TopicKind,
+    view: &RecordView<'_>,
+    hot: &HotProperties<'_>,
+    delay_levels: &[u64],
+) -> i64 {
+    if kind == TopicKind::Schedule
+        && let Some(level) = hot.delay_level
+        && let Some(last) = delay_levels.len().checked_sub(1)
+    {
+        let number = usize::try_from(level.saturating_sub(1)).unwrap_or(0).min(last);
+        let delay = delay_levels.get(number).copied().unwrap_or(0);
+        return view.store_at().plus(delay).get();
     }
+    tags_code(hot.tags)
 }
 
 /// Whether a queue lists the record: half messages and rollbacks are in none.

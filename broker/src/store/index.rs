@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
-use gantry_proto::record::JavaHash;
+use gantry_proto::record::{HotProperties, JavaHash, RecordView};
 
 use super::disk::{Disk, DiskFile, Map};
 use super::projection::Dispatched;
@@ -58,11 +58,13 @@ impl Default for IndexOptions {
 }
 
 impl IndexOptions {
-    fn file_bytes(self) -> u64 {
+    /// Length of a file in bytes.
+    pub(super) fn file_bytes(self) -> u64 {
         HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(self.entries) * ENTRY_BYTES
     }
 
-    fn entry_at(self, number: u32) -> u64 {
+    /// Where entry `number` starts.
+    pub(super) fn entry_at(self, number: u32) -> u64 {
         HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(number) * ENTRY_BYTES
     }
 }
@@ -96,14 +98,86 @@ struct Pending {
     position: PhyOffset,
 }
 
+/// What a file says of itself; drawn above.
 #[derive(Clone, Copy, Debug, Default)]
-struct Header {
-    begin_at: i64,
-    end_at: i64,
-    begin_phy: i64,
-    end_phy: i64,
-    slots: u32,
-    next: u32,
+pub(super) struct Header {
+    pub begin_at: i64,
+    pub end_at: i64,
+    pub begin_phy: i64,
+    pub end_phy: i64,
+    pub slots: u32,
+    pub next: u32,
+}
+
+/// One entry of a file; drawn above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub hash: u32,
+    pub phy: i64,
+    pub secs: u32,
+    pub before: u32,
+}
+
+impl Entry {
+    /// Entry `number` of the file; `None` behind its end.
+    pub fn read(map: &[u8], options: IndexOptions, number: u32) -> Option<Self> {
+        let at = options.entry_at(number);
+        let high = u64::from(u32_at(map, at + 4)?);
+        Some(Self {
+            hash: u32_at(map, at)?,
+            phy: (high << 32 | u64::from(u32_at(map, at + 8)?)).cast_signed(),
+            secs: u32_at(map, at + 12)?,
+            before: u32_at(map, at + 16)?,
+        })
+    }
+}
+
+/// Where the hash of a record's entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    /// The client's message id.
+    Id,
+    /// One of the user's keys.
+    Key,
+    /// The tag; brokers before 5.4 did not index it.
+    Tag,
+}
+
+/// Hands out the hashes under which a record is found, in the order of its entries.
+pub(super) fn key_hashes(view: &RecordView<'_>, hot: &HotProperties<'_>, mut add: impl FnMut(KeyKind, u32)) {
+    let topic = JavaHash::new().push(view.topic()).push("#");
+    if let Some(uniq_key) = hot.uniq_key {
+        add(KeyKind::Id, index_hash(topic.push(uniq_key).finish()));
+    }
+    for key in hot.split_keys() {
+        add(KeyKind::Key, index_hash(topic.push(key).finish()));
+    }
+    if let Some(tags) = hot.tags {
+        add(KeyKind::Tag, index_hash(topic.push("T#").push(tags).finish()));
+    }
+}
+
+/// Whether a file of the index directory has a name and a length of an index file.
+pub(super) fn is_index_file(name: &str, len: u64, options: IndexOptions) -> bool {
+    len == options.file_bytes() && name.len() == 17 && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The newest entry of `slot` below `next`, as the file's slots and chains say; 0 for none.
+pub(super) fn newest_in(map: &[u8], options: IndexOptions, slot: u32, next: u32) -> u32 {
+    let mut number = slot_in(map, slot);
+    for _ in 0..CHAIN_MAX {
+        if number < next {
+            return number;
+        }
+        // Left by a run that a crash ended: its entry says what was there before.
+        number = u32_at(map, options.entry_at(number) + 16).unwrap_or(0).min(number.saturating_sub(1));
+    }
+    0
+}
+
+/// What `slot` holds.
+pub(super) fn slot_in(map: &[u8], slot: u32) -> u32 {
+    u32_at(map, HEADER_BYTES + u64::from(slot) * SLOT_BYTES).unwrap_or(0)
 }
 
 #[derive(Debug)]
@@ -120,7 +194,7 @@ impl KeyIndex {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf, options: IndexOptions) -> io::Result<Self> {
         let mut files = Vec::new();
         for (name, len) in disk.list(&dir)? {
-            if len != options.file_bytes() || name.len() != 17 || !name.bytes().all(|b| b.is_ascii_digit()) {
+            if !is_index_file(&name, len, options) {
                 tracing::warn!(
                     name,
                     len,
@@ -146,20 +220,9 @@ impl KeyIndex {
         if view.phy_offset() < pending.position {
             return false;
         }
-        let mut add = |hash: i32| {
-            let key = Key { hash: index_hash(hash), phy: view.phy_offset(), store_at: view.store_at() };
-            pending.keys.push(key);
-        };
-        let topic = JavaHash::new().push(view.topic()).push("#");
-        if let Some(uniq_key) = hot.uniq_key {
-            add(topic.push(uniq_key).finish());
-        }
-        for key in hot.split_keys() {
-            add(topic.push(key).finish());
-        }
-        if let Some(tags) = hot.tags {
-            add(topic.push("T#").push(tags).finish());
-        }
+        key_hashes(view, hot, |_, hash| {
+            pending.keys.push(Key { hash, phy: view.phy_offset(), store_at: view.store_at() });
+        });
         let waiting = pending.keys.len();
         drop(pending);
         if waiting >= PENDING_MAX
@@ -364,16 +427,7 @@ impl IndexFile {
 
     /// The newest entry of a slot below `next`.
     fn newest(&self, options: IndexOptions, slot: u32, next: u32) -> io::Result<u32> {
-        let map = self.map()?;
-        let mut number = u32_at(map, HEADER_BYTES + u64::from(slot) * SLOT_BYTES).unwrap_or(0);
-        for _ in 0..CHAIN_MAX {
-            if number < self.header.next.min(next) {
-                return Ok(number);
-            }
-            // Left by a run that a crash ended: its entry says what was there before.
-            number = u32_at(map, options.entry_at(number) + 16).unwrap_or(0).min(number.saturating_sub(1));
-        }
-        Ok(0)
+        Ok(newest_in(self.map()?, options, slot, self.header.next.min(next)))
     }
 
     fn write_slots(
@@ -417,35 +471,27 @@ impl IndexFile {
             if number == 0 || found.len() >= limit {
                 break;
             }
-            let at = options.entry_at(number);
-            let (Some(entry_hash), Some(high), Some(low), Some(secs), Some(before)) = (
-                u32_at(map, at),
-                u32_at(map, at + 4),
-                u32_at(map, at + 8),
-                u32_at(map, at + 12),
-                u32_at(map, at + 16),
-            ) else {
-                break;
-            };
+            let Some(entry) = Entry::read(map, options, number) else { break };
             // Stored whole seconds only: the message may be up to one second younger.
-            let stored = Millis::new(self.header.begin_at).plus(u64::from(secs) * 1000);
+            let stored = Millis::new(self.header.begin_at).plus(u64::from(entry.secs) * 1000);
             if stored.plus(999) < from {
                 break;
             }
-            if entry_hash == hash && stored <= to {
-                found.push(PhyOffset::new(u64::from(high) << 32 | u64::from(low)));
+            if entry.hash == hash && stored <= to {
+                found.push(PhyOffset::new(entry.phy.cast_unsigned()));
             }
-            if before >= number {
+            if entry.before >= number {
                 break;
             }
-            number = before;
+            number = entry.before;
         }
         Ok(())
     }
 }
 
 impl Header {
-    fn decode(map: &[u8]) -> Self {
+    /// Reads the start of a file.
+    pub fn decode(map: &[u8]) -> Self {
         let long = |at: u64| {
             let (high, low) = (u32_at(map, at).unwrap_or(0), u32_at(map, at + 4).unwrap_or(0));
             (u64::from(high) << 32 | u64::from(low)).cast_signed()

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod dispatch;
 mod flush;
 pub mod index;
+pub mod inspect;
 pub mod layout;
 pub mod projection;
 pub mod queue;

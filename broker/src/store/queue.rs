@@ -59,7 +59,7 @@ impl QueueEntry {
     }
 
     /// `None` for bytes that no entry was written to.
-    fn decode(at: QueueOffset, bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(at: QueueOffset, bytes: &[u8]) -> Option<Self> {
         let (phy, rest) = bytes.split_first_chunk::<8>()?;
         let (size, rest) = rest.split_first_chunk::<4>()?;
         let (tags_code, _) = rest.split_first_chunk::<8>()?;
@@ -579,7 +579,7 @@ fn decode_in(bytes: &[u8], n: u64, at: QueueOffset) -> Option<QueueEntry> {
 }
 
 /// The first of `0..count` for which `holds` is false.
-fn partition_point(count: u64, holds: impl Fn(u64) -> bool) -> u64 {
+pub(super) fn partition_point(count: u64, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low + (high - low) / 2;

@@ -48,7 +48,7 @@ pub(super) fn start_of_peer(layout: &Layout, segments: &Segments, queues: &Queue
 }
 
 /// The last file whose first record the crashed peer had surely dispatched and flushed.
-fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset {
+pub(super) fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset {
     let limit = PhyOffset::new(u64::MAX);
     for segment in segments.all().iter().rev() {
         let mut replay = Replay::new(segments);

@@ -90,12 +90,7 @@ impl<'a> Replay<'a> {
                 }
                 None => &[],
             };
-            // A record starts with its length, whose first byte is 0 (records are below 16 MiB), and its
-            // magic code behind it.
-            let found = memmem::find_iter(rest, &[0xDA, 0xA3, 0x20])
-                .filter_map(|magic| magic.checked_sub(4))
-                .find(|length| rest.get(*length) == Some(&0));
-            let Some(skip) = found else {
+            let Some(skip) = candidate_in(rest) else {
                 candidate = start + bytes;
                 continue;
             };
@@ -128,13 +123,22 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// The first place in `bytes` that looks like the start of a record: its length, whose first byte is 0 (records
+/// are below 16 MiB), and its magic code behind it.
+pub(super) fn candidate_in(bytes: &[u8]) -> Option<usize> {
+    memmem::find_iter(bytes, &[0xDA, 0xA3, 0x20])
+        .filter_map(|magic| magic.checked_sub(4))
+        .find(|length| bytes.get(*length) == Some(&0))
+}
+
 fn slice(map: &[u8], from: u64, to: u64) -> &[u8] {
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let to = usize::try_from(to).unwrap_or(usize::MAX).min(map.len());
     map.get(from..to).unwrap_or_default()
 }
 
-fn check(view: &RecordView<'_>, at: PhyOffset, trust: Trust) -> Result<(), String> {
+/// Whether the record that was found at `at` is to be believed; the error says why not.
+pub(super) fn check(view: &RecordView<'_>, at: PhyOffset, trust: Trust) -> Result<(), String> {
     if trust == Trust::OwnWrites {
         return Ok(());
     }
