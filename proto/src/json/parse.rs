@@ -245,6 +245,7 @@ fn resolve(value: &Value, root: &Value, depth: usize, budget: &mut usize) -> Res
             _ => {
                 let mut copy = Map::new();
                 for (key, value) in map {
+                    *budget = budget.saturating_sub(key.len() / 8);
                     copy.insert(key.clone(), resolve(value, root, depth + 1, budget)?);
                 }
                 Value::Object(copy)

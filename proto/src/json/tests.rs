@@ -60,6 +60,10 @@ fn references_that_never_end_or_multiply_are_refused() {
     }
     text.push('}');
     assert!(parse(text.as_bytes()).is_err());
+    // Long names multiply as long texts do.
+    let copies = vec![r#"{"$ref":"$.a"}"#; 10_000].join(",");
+    let text = format!(r#"{{"a":{{"{}":1}},"b":[{copies}]}}"#, "x".repeat(100_000));
+    assert!(parse(text.as_bytes()).is_err());
 }
 
 #[test]
