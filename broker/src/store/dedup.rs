@@ -265,8 +265,10 @@ impl DedupWindow {
                 bytes.extend_from_slice(&key.0.to_be_bytes());
                 bytes.extend_from_slice(&(phy.get() + 1).to_be_bytes());
             }
-            file.write_at(written * ENTRY_BYTES, &bytes)?;
-            file.sync()?;
+            if let Err(error) = file.write_at(written * ENTRY_BYTES, &bytes).and_then(|()| file.sync()) {
+                self.lock().take_back(&file, entries);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -287,6 +289,19 @@ impl DedupWindow {
 impl Window {
     fn get(&self, key: DedupKey) -> Option<PhyOffset> {
         self.current.table.get(&key).or_else(|| self.previous.table.get(&key)).copied()
+    }
+
+    /// Keeps entries for the next write, in the same place: a checkpoint after that may count on them.
+    fn take_back(&mut self, file: &Arc<dyn DiskFile>, mut entries: Vec<(DedupKey, PhyOffset)>) {
+        let mine = |generation: &&mut Generation| {
+            generation.file.as_ref().is_some_and(|(_, known)| Arc::ptr_eq(known, file))
+        };
+        // Neither has it when its time is over.
+        if let Some(generation) = [&mut self.current, &mut self.previous].into_iter().find(mine) {
+            generation.written -= entries.len() as u64;
+            entries.append(&mut generation.unwritten);
+            generation.unwritten = entries;
+        }
     }
 
     fn current_mut(&mut self) -> &mut Generation {

@@ -1,6 +1,7 @@
 //! Tests of the dedup window on its own; the store's tests show it surviving stops.
 
 use super::super::disk::RealDisk;
+use super::super::fault_disk::{EIO, FaultDisk, Op};
 use super::*;
 
 #[test]
@@ -46,4 +47,31 @@ fn a_full_generation_makes_room() {
     assert_eq!(window.len(), 15);
     assert!(window.earlier(DedupKey::new("T", "34")).is_some());
     assert!(window.earlier(DedupKey::new("T", "3")).is_none());
+}
+
+#[test]
+fn ids_that_could_not_be_written_are_written_next_time() {
+    for (op, number) in [(Op::Write { after: 5 }, 1), (Op::Sync, 2)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let disk = FaultDisk::default();
+        let open = || {
+            let disk = Arc::new(disk.clone());
+            DedupWindow::open(disk, dir.path().join("dedup"), DedupOptions::default()).expect("a window")
+        };
+        let key = |n: u64| DedupKey::new("T", &n.to_string());
+        let window = open();
+        let add = |n| window.lock().current.unwritten.push((key(n), PhyOffset::new(n)));
+        add(number);
+        window.write().expect("the disk is well");
+        add(10);
+        disk.fail(op, "dedup", EIO);
+        window.write().expect_err("the disk fails");
+        disk.heal();
+        add(11);
+        window.write().expect("the disk is well again");
+        drop(window);
+        let window = open();
+        let found = [number, 10, 11].map(|n| window.earlier(key(n)));
+        assert_eq!(found, [number, 10, 11].map(|n| Some(PhyOffset::new(n))), "after {op:?} failed");
+    }
 }
