@@ -132,9 +132,34 @@ impl Store {
         RecordView::parse(&slice).ok().map(|view| view.store_at())
     }
 
-    /// The first message of `queue` stored at or after `at`; the queue's end when there is none.
+    /// The first message of `queue` stored at or after `at`; the queue's end when there is none. A lost message
+    /// before it may be given instead, never one behind it.
     pub fn find_by_time(&self, queue: &Queue, at: Millis) -> io::Result<QueueOffset> {
-        queue.partition(|entry| entry.is_blank() || self.store_time(entry).is_none_or(|stored| stored < at))
+        queue.partition(|entry| self.stored_by(entry).is_none_or(|stored| stored < at))
+    }
+
+    /// Store time of an entry's message or, when that is lost, of the next sound record behind the place that its
+    /// entry names: times never fall along the log, so a search by halves goes on to the right side. `None` for
+    /// what lies before the log.
+    fn stored_by(&self, entry: &QueueEntry) -> Option<Millis> {
+        if entry.phy < self.min_offset() {
+            return None;
+        }
+        if !entry.is_blank()
+            && let Some(stored) = self.store_time(entry)
+        {
+            return Some(stored);
+        }
+        let end = self.visible_offset();
+        let mut replay = Replay::new(self.log().segments());
+        let mut at = entry.phy;
+        loop {
+            at = match replay.step(at, end, Trust::Nothing) {
+                Step::Record(view, _) => return Some(view.store_at()),
+                Step::NextFile(next) => next,
+                Step::End | Step::Damaged(_) => replay.resync(at, end)?,
+            };
+        }
     }
 
     /// The message of an entry of `queue`. An entry from before the start is not believed: the record must be

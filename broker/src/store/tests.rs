@@ -183,6 +183,26 @@ async fn damage_inside_the_log_costs_only_what_it_hit() {
 }
 
 #[tokio::test]
+async fn a_search_by_time_is_not_led_past_messages_by_a_lost_one() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let mut placed = Vec::new();
+    for n in 0..30 {
+        placed.push(send(&store, "T", 0, b"body", &format!("u{n}")).await);
+    }
+    drop(store);
+    let path = dir.path().join("commitlog/00000000000000000000");
+    let mut bytes = std::fs::read(&path).expect("read");
+    // The search looks here first.
+    bytes[usize::try_from(placed[15].phy.get()).expect("small") + 90] ^= 1;
+    std::fs::write(&path, &bytes).expect("written");
+    let store = open(dir.path());
+    let queue = store.find_queue("T", QueueId::ZERO).expect("the queue");
+    assert_eq!(store.find_by_time(&queue, Millis::ZERO).expect("readable"), QueueOffset::ZERO);
+    assert_eq!(store.find_by_time(&queue, Millis::MAX).expect("readable"), queue.max());
+}
+
+#[tokio::test]
 async fn refused_stores_say_why() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());
