@@ -179,8 +179,9 @@ impl Projection for PollsProjection {
     }
 
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
-        // Whoever parks after this load looks at the queue again and finds the entry.
-        if self.polls.is_empty() {
+        // Whoever parks after this load looks at the queue again and finds the entry: the two loads and the two
+        // stores before them have one order.
+        if self.polls.waiting.load(Ordering::SeqCst) == 0 {
             return Ok(());
         }
         let Some(queue) = record.queue else { return Ok(()) };
