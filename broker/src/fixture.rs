@@ -7,6 +7,7 @@ use std::sync::Arc;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 use gantry_proto::record::{RecordDraft, SysFlag};
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tempfile::TempDir;
 
 use crate::clock::ManualClock;
@@ -55,6 +56,18 @@ pub fn delaying_store(
         ..StoreOptions::default()
     };
     Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
+}
+
+/// Property tests over the same `default` cases in every run. `PROPTEST_CASES` asks for more, and then
+/// `PROPTEST_RNG_SEED` for others.
+pub fn cases(default: u32) -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { default };
+    let rng_seed = match config.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0),
+        fixed @ RngSeed::Fixed(_) => fixed,
+    };
+    ProptestConfig { cases, rng_seed, ..config }
 }
 
 /// Stores `count` messages in one queue.

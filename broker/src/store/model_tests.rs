@@ -25,6 +25,24 @@ use crate::clock::ManualClock;
 const TOPICS: [&str; 2] = ["T", "Other"];
 const QUEUES: u32 = 2;
 const KEEP_MS: u64 = 20_000;
+/// What fails in a [`Op::Trouble`].
+const FAULTS: [(DiskOp, &str); 15] = [
+    (DiskOp::Write { after: 0 }, "commitlog"),
+    (DiskOp::Write { after: 100 }, "commitlog"),
+    (DiskOp::Sync, "commitlog"),
+    (DiskOp::Allocate, "commitlog"),
+    (DiskOp::Open, "commitlog"),
+    (DiskOp::Write { after: 0 }, "consumequeue"),
+    (DiskOp::Sync, "consumequeue"),
+    (DiskOp::Open, "consumequeue"),
+    (DiskOp::Write { after: 0 }, "index"),
+    (DiskOp::Sync, "index"),
+    (DiskOp::Open, "index"),
+    (DiskOp::Write { after: 0 }, "dedup"),
+    (DiskOp::Sync, "dedup"),
+    (DiskOp::Open, "dedup"),
+    (DiskOp::Replace, "checkpoint"),
+];
 /// What a disk loses at once.
 const PAGE: u64 = 512;
 
@@ -34,6 +52,10 @@ enum Op {
     Append { batch: Vec<(usize, u32, usize)>, then: Then },
     /// A checkpoint, and retention some time later.
     KeepHouse { after_ms: u64 },
+    /// Delete a topic of which everything is dispatched.
+    RemoveTopic { topic: usize },
+    /// The disk fails at something while messages are appended and a checkpoint is taken.
+    Trouble { fault: usize, batch: Vec<(usize, u32, usize)> },
     /// Close and open.
     Reopen,
     /// Drop, damage, open.
@@ -64,8 +86,11 @@ fn op() -> impl Strategy<Value = Op> {
     let then = prop_oneof![Just(Then::Stage), Just(Then::Write), Just(Then::Settle), Just(Then::Settle)];
     let damage =
         prop_oneof![Just(Damage::None), Just(Damage::Cut), Just(Damage::ZeroPages), Just(Damage::FlipBit)];
+    let batch = || prop::collection::vec(message.clone(), 1..8);
     prop_oneof![
-        8 => (prop::collection::vec(message, 1..8), then).prop_map(|(batch, then)| Op::Append { batch, then }),
+        8 => (batch(), then).prop_map(|(batch, then)| Op::Append { batch, then }),
+        2 => (0..FAULTS.len(), batch()).prop_map(|(fault, batch)| Op::Trouble { fault, batch }),
+        1 => (0..TOPICS.len()).prop_map(|topic| Op::RemoveTopic { topic }),
         2 => (0_u64..8_000).prop_map(|after_ms| Op::KeepHouse { after_ms }),
         1 => Just(Op::Reopen),
         2 => (damage, any::<u64>()).prop_map(|(damage, seed)| Op::Crash { damage, seed }),
@@ -136,16 +161,10 @@ impl Run {
             Op::KeepHouse { after_ms } => {
                 self.clock.advance(*after_ms);
                 self.store().keep_house().expect("the disk is well");
-                let (min, now) = (self.store().min_offset(), self.store().clock().now());
-                let (gone, kept) =
-                    std::mem::take(&mut self.sent).into_iter().partition(|sent| sent.placed.phy < min);
-                let gone: Vec<Sent> = gone;
-                assert!(
-                    gone.iter().all(|sent| now.since(sent.store_at) > KEEP_MS),
-                    "retention took a young message"
-                );
-                self.sent = kept;
+                self.forget_expired();
             }
+            Op::RemoveTopic { topic } => self.remove_topic(TOPICS[*topic]),
+            Op::Trouble { fault, batch } => self.trouble(FAULTS[*fault], batch),
             Op::Reopen => {
                 let store = self.store.take().expect("it is open");
                 store.close().expect("the disk is well");
@@ -163,7 +182,26 @@ impl Run {
         self.check();
     }
 
+    /// Forgets what retention took; it may only take what is old.
+    fn forget_expired(&mut self) {
+        let (min, now) = (self.store().min_offset(), self.store().clock().now());
+        let (gone, kept): (Vec<Sent>, _) =
+            std::mem::take(&mut self.sent).into_iter().partition(|sent| sent.placed.phy < min);
+        assert!(gone.iter().all(|sent| now.since(sent.store_at) > KEEP_MS), "retention took a young message");
+        self.sent = kept;
+    }
+
     fn append(&mut self, messages: &[(usize, u32, usize)], then: Then) {
+        let end = self.stage(messages).expect("the disk is well");
+        match then {
+            Then::Stage => {}
+            Then::Write => self.store().write_through(),
+            Then::Settle => self.settle(end).expect("the disk is well"),
+        }
+    }
+
+    /// Appends messages; they count as sent.
+    fn stage(&mut self, messages: &[(usize, u32, usize)]) -> Result<PhyOffset, AppendError> {
         let mut batch = Batch::new();
         let mut sent = Vec::new();
         for (topic, queue, len) in messages {
@@ -173,17 +211,42 @@ impl Run {
             push(self.store(), &mut batch, topic, *queue, &body, &key);
             sent.push((topic, *queue, body, key));
         }
-        let appended = self.store().append(&mut batch).expect("the disk is well");
+        let appended = self.store().append(&mut batch)?;
         for ((topic, queue, body, key), placed) in sent.into_iter().zip(batch.placed().iter().copied()) {
             self.sent.push(Sent { topic, queue, placed, store_at: appended.store_at, body, key });
         }
-        match then {
-            Then::Stage => {}
-            Then::Write => self.store().write_through(),
-            Then::Settle => {
-                self.store().drive();
-                self.runtime.block_on(self.store().settled(appended.end)).expect("the disk is well");
-            }
+        Ok(appended.end)
+    }
+
+    fn settle(&self, end: PhyOffset) -> Result<(), Poisoned> {
+        self.store().drive();
+        self.runtime.block_on(self.store().settled(end))
+    }
+
+    fn remove_topic(&mut self, topic: &str) {
+        self.store().write_through();
+        let end = self.store().max_offset();
+        self.settle(end).expect("the disk is well");
+        self.runtime.block_on(self.store().dispatched(end)).expect("the disk is well");
+        self.store().remove_topic(topic).expect("the disk is well");
+        self.sent.retain(|sent| sent.topic != topic);
+    }
+
+    /// Works while the disk fails at something. A log that stopped is opened again.
+    fn trouble(&mut self, (op, path): (DiskOp, &'static str), messages: &[(usize, u32, usize)]) {
+        self.disk.fail(op, path, EIO);
+        let settled = self.stage(messages).map(|end| self.settle(end));
+        // Some of it may fail; what it leaves must be as good as nothing done.
+        let _ = self.store().keep_house();
+        self.disk.heal();
+        self.forget_expired();
+        let stopped = self.store().failure().is_some();
+        assert!(stopped || !matches!(settled, Ok(Err(_))), "a send failed, and the log goes on");
+        // A file of which a flush failed is not believed before the next start.
+        if stopped || self.store().keep_house().is_err() {
+            let flushed = self.crash(Damage::None, 0);
+            self.open();
+            self.forget_lost(flushed);
         }
     }
 
@@ -312,6 +375,7 @@ impl Run {
         assert_eq!(numbers, dense, "{topic} {id} has a gap");
         let found: Vec<(QueueOffset, PhyOffset)> =
             entries.iter().filter(|entry| !entry.is_blank()).map(|entry| (entry.at, entry.phy)).collect();
+        self.check_times(&queue, expected);
         let wanted: Vec<_> =
             expected.iter().map(|sent| (sent.placed.queue_offset, sent.placed.phy)).collect();
         assert_eq!(found, wanted, "{topic} {id}");
@@ -319,6 +383,21 @@ impl Run {
             let slice = store.message(&queue, entry).expect("readable").expect("there");
             let view = RecordView::parse(&slice).expect("a record");
             assert_eq!((view.body(), view.queue_offset()), (&*sent.body, sent.placed.queue_offset));
+        }
+    }
+
+    /// Looking for a time finds the first message from then on.
+    fn check_times(&self, queue: &Queue, expected: &[&Sent]) {
+        for sent in expected.chunk_by(|left, right| left.store_at == right.store_at).filter_map(<[_]>::first)
+        {
+            let from = |at: Millis| expected.iter().find(|other| other.store_at >= at);
+            for at in [sent.store_at, sent.store_at.plus(1)] {
+                let found = self.store().find_by_time(queue, at).expect("readable");
+                let before = expected.iter().rfind(|other| other.store_at < at);
+                let first = from(at).map_or(queue.max(), |first| first.placed.queue_offset);
+                let after = before.map_or(queue.min(), |before| before.placed.queue_offset + 1);
+                assert!((after..=first).contains(&found), "from {at} on: {found}, not {after} to {first}");
+            }
         }
     }
 }
@@ -336,7 +415,7 @@ fn run(policy: FlushPolicy, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::fixture::cases(48))]
 
     #[test]
     fn a_store_under_disk_is_what_was_flushed(ops in prop::collection::vec(op(), 1..40)) {
