@@ -11,36 +11,41 @@ use gantry_proto::ids::QueueOffset;
 
 use super::super::output::Failure;
 use super::Common;
-use super::load::{Go, Record, Tally, Worker, phase};
+use super::load::{Go, Record, Tally, Worker, in_turn, phase};
 use super::report::{Setup, Watched};
 
 /// `gantry bench consume`.
 #[derive(Debug, Args)]
 pub struct Consume {
-    /// Stop after so many messages, warm-up not counted; pulls that are under way are still counted. Without it
-    /// all queues are read to where they end at the start.
+    /// Stop after so many messages of every group, warm-up not counted; pulls that are under way are still
+    /// counted. Without it all queues are read to where they end at the start.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
     /// Most messages of one pull; Apache's brokers give at most 32 unless told otherwise.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     batch: u32,
-    /// Consumer group; nothing is acknowledged.
+    /// Consumer group; nothing is acknowledged. With --groups the others have a number behind this name.
     #[arg(long, value_name = "GROUP", default_value = "gantry-bench")]
     group: String,
+    /// Groups that read at the same time, every one the whole topic; each has connections of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    groups: u32,
     #[command(flatten)]
     common: Common,
 }
 
-/// What of a queue is still to be read.
+/// What of a queue is still to be read by a group.
 #[derive(Clone, Debug)]
 struct Span {
+    /// Number of the group.
+    group: u32,
     queue: MessageQueue,
     next: QueueOffset,
     end: QueueOffset,
 }
 
-/// Queues to read. Each is pulled from by at most one lane at a time, because a pull starts where the last one
-/// ended: at most as many pulls are in flight as there are queues.
+/// Queues to read. Each is pulled from by at most one lane at a time for each group, because a pull starts where
+/// the last one ended: at most as many pulls are in flight as there are queues, times the groups.
 #[derive(Debug, Default)]
 struct Spans {
     /// Guards the queues that no lane has; held to take one out or put it back.
@@ -66,18 +71,22 @@ impl Spans {
 
 /// Runs `gantry bench consume`.
 pub fn run(args: &Consume) -> Result<(), Failure> {
-    let Consume { messages, batch, group, common } = args;
+    let Consume { messages, batch, group, groups, common } = args;
     let mut spans = None;
-    let workers = common.workers(async |client| {
-        let consumer = client.pull_consumer(group).start().await?;
+    let mut connected = 0;
+    let workers = common.workers(*groups, async |client| {
+        let name = group_name(group, connected % groups);
+        connected += 1;
+        let consumer = client.pull_consumer(&name).start().await?;
         if spans.is_none() {
-            spans = Some(all_spans(&consumer, &common.topic).await?);
+            spans = Some(all_spans(&consumer, &common.topic, *groups).await?);
         }
         Ok(Arc::new(consumer))
     })?;
     let spans = Arc::new(spans.unwrap_or_default());
+    let reading = Reading { batch: *batch, groups: *groups };
     if common.warmup > 0 {
-        drain(&workers, &spans, *batch, Some(common.warmup));
+        drain(&workers, &spans, reading, Some(common.warmup));
     }
     if spans.lock().is_empty() {
         let topic = &common.topic;
@@ -86,9 +95,15 @@ pub fn run(args: &Consume) -> Result<(), Failure> {
         )));
     }
     let watched = Watched::start(common)?;
-    let (tally, took) = drain(&workers, &spans, *batch, *messages);
-    let setup =
-        Setup { bench: "consume", size: None, batch: u64::from(*batch), rate: None, rollback_percent: None };
+    let (tally, took) = drain(&workers, &spans, reading, *messages);
+    let setup = Setup {
+        bench: "consume",
+        size: None,
+        batch: u64::from(*batch),
+        rate: None,
+        rollback_percent: None,
+        groups: Some(*groups),
+    };
     let result = watched.report(common, &setup, &tally, took);
     for worker in workers {
         worker.end(async |_| ());
@@ -96,28 +111,48 @@ pub fn run(args: &Consume) -> Result<(), Failure> {
     result
 }
 
-async fn all_spans(consumer: &PullConsumer, topic: &str) -> Result<Spans, Failure> {
+/// The first group has the name itself.
+fn group_name(name: &str, number: u32) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}-{number}") }
+}
+
+async fn all_spans(consumer: &PullConsumer, topic: &str, groups: u32) -> Result<Spans, Failure> {
     let spans = Spans::default();
     for queue in consumer.queues(topic).await? {
         let (next, end) = (consumer.min_offset(&queue).await?, consumer.max_offset(&queue).await?);
-        spans.put_back(Span { queue, next, end });
+        for group in 0..groups {
+            spans.put_back(Span { group, queue: queue.clone(), next, end });
+        }
     }
     Ok(spans)
 }
 
+/// How is read.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    /// Most messages of a pull.
+    batch: u32,
+    groups: u32,
+}
+
+/// Reads until `limit` messages of every group were read, or all.
 fn drain(
     workers: &[Worker<Arc<PullConsumer>>],
     spans: &Arc<Spans>,
-    batch: u32,
+    reading: Reading,
     limit: Option<u64>,
 ) -> (Tally, Duration) {
     let read = Arc::new(AtomicU64::new(0));
-    phase(workers, None, |consumer, mut record| {
-        let (consumer, spans, read) = (Arc::clone(consumer), Arc::clone(spans), Arc::clone(&read));
+    let limit = limit.map(|limit| limit.saturating_mul(u64::from(reading.groups)));
+    phase(workers, None, |consumers, mut record| {
+        let (consumers, spans, read) = (Arc::clone(consumers), Arc::clone(spans), Arc::clone(&read));
         async move {
+            let mut turn = 0;
             while limit.is_none_or(|limit| read.load(Ordering::Relaxed) < limit) {
                 let Some(mut span) = spans.take() else { return };
-                let pulled = pull(&consumer, &mut span, batch, &mut record).await;
+                let consumer = in_turn(&consumers, connection(span.group, reading.groups, turn));
+                turn += 1;
+                let pulled = pull(consumer, &mut span, reading.batch, &mut record).await;
                 spans.put_back(span);
                 match pulled {
                     Ok(messages) => read.fetch_add(messages, Ordering::Relaxed),
@@ -129,6 +164,11 @@ fn drain(
     })
 }
 
+/// A connection of a group: they were dealt out to the groups like cards, so many to each.
+const fn connection(group: u32, groups: u32, turn: u64) -> u64 {
+    group as u64 + groups as u64 * turn
+}
+
 /// One pull: moves the span on and gives the number of messages.
 async fn pull(consumer: &PullConsumer, span: &mut Span, batch: u32, record: &mut Record) -> Result<u64, Go> {
     let since = Instant::now();
@@ -137,7 +177,7 @@ async fn pull(consumer: &PullConsumer, span: &mut Span, batch: u32, record: &mut
         Err(error) => return Err(record.failed(&error).await),
     };
     if pulled.status == PullStatus::NoNewMessage {
-        let Span { queue, next, end } = span;
+        let Span { queue, next, end, .. } = span;
         let why = format!(
             "{queue} gave nothing at {next}, though it had messages up to {end}; see the broker's log"
         );
@@ -165,7 +205,7 @@ mod tests {
                 broker: BrokerName::internal("b"),
                 id: QueueId::new(id),
             };
-            spans.put_back(Span { queue, next: QueueOffset::new(0), end: QueueOffset::new(end) });
+            spans.put_back(Span { group: 0, queue, next: QueueOffset::new(0), end: QueueOffset::new(end) });
         }
         let mut order = Vec::new();
         while let Some(mut span) = spans.take() {

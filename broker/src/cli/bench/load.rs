@@ -23,6 +23,10 @@ const PACE_MAX: Duration = Duration::from_millis(100);
 const FAILED_PAUSE: Duration = Duration::from_millis(10);
 /// A lane gives up after so many failures in a row.
 const FAILURES_MAX: u32 = 100;
+/// Messages are counted for each interval of this length, in milliseconds.
+pub const INTERVAL_MS: u64 = 100;
+/// Intervals that are counted by themselves, a whole day; what comes later is added to the last one.
+const INTERVALS_MAX: usize = 864_000;
 
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,20 +150,40 @@ pub struct Tally {
     pub errors: u64,
     /// Why the first one failed.
     pub first_error: Option<String>,
-    /// Microseconds of each operation that succeeded.
+    /// Nanoseconds of each operation that succeeded.
     pub latency: Histogram<u64>,
+    /// Messages that were done in each [`INTERVAL_MS`].
+    pub series: Vec<u64>,
+    /// Where the last interval of the series ends.
+    interval_end: Instant,
 }
 
-/// Microseconds up to an hour with three digits; what takes longer counts as an hour.
+/// Nanoseconds up to an hour with three digits; what takes longer counts as an hour.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000, 3)
+    Histogram::new_with_bounds(1, 3_600_000_000_000, 3)
         .expect("the bounds are in order and the precision is known")
 }
 
 impl Tally {
-    fn new() -> Self {
+    /// Of a phase that began at `start`.
+    fn new(start: Instant) -> Self {
         let latency = histogram();
-        Self { messages: 0, bytes: 0, errors: 0, first_error: None, latency }
+        let (series, interval_end) = (Vec::new(), start);
+        Self { messages: 0, bytes: 0, errors: 0, first_error: None, latency, series, interval_end }
+    }
+
+    fn done(&mut self, since: Instant, now: Instant, messages: u64, bytes: u64) {
+        self.messages += messages;
+        self.bytes += bytes;
+        let nanos = now.saturating_duration_since(since).as_nanos();
+        self.latency.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
+        while now >= self.interval_end && self.series.len() < INTERVALS_MAX {
+            self.series.push(0);
+            self.interval_end += Duration::from_millis(INTERVAL_MS);
+        }
+        if let Some(last) = self.series.last_mut() {
+            *last += messages;
+        }
     }
 
     fn add(&mut self, other: Self) {
@@ -168,6 +192,12 @@ impl Tally {
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
         self.latency.add(other.latency).expect("both have the same bounds");
+        if self.series.len() < other.series.len() {
+            self.series.resize(other.series.len(), 0);
+        }
+        for (all, more) in self.series.iter_mut().zip(other.series) {
+            *all += more;
+        }
     }
 }
 
@@ -197,12 +227,8 @@ impl Record {
     /// An operation that began (or was due) at `since` succeeded.
     pub fn done(&mut self, since: Instant, messages: u64, bytes: u64) {
         self.failures_in_a_row = 0;
-        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.with(|tally| {
-            tally.messages += messages;
-            tally.bytes += bytes;
-            tally.latency.saturating_record(micros);
-        });
+        let now = Instant::now();
+        self.with(|tally| tally.done(since, now, messages, bytes));
     }
 
     /// An operation failed. Rests, so that a server that refuses everything is not asked in a busy loop.
@@ -222,19 +248,21 @@ impl Record {
     }
 }
 
-/// A thread's runtime and client, kept between the phases of a run.
+/// A thread's runtime and clients, kept between the phases of a run.
 #[derive(Debug)]
 pub struct Worker<W> {
     runtime: Runtime,
-    client: Client,
+    clients: Vec<Client>,
     lanes: u32,
-    with: W,
+    /// One for each client.
+    with: Arc<[W]>,
 }
 
 impl<W> Worker<W> {
-    /// Connects; `give` makes what the lanes share.
+    /// Connects so many clients; `give` makes of each what the lanes share.
     pub fn start(
-        options: ClientOptions,
+        options: &ClientOptions,
+        connections: u32,
         lanes: u32,
         give: &mut impl AsyncFnMut(&Client) -> Result<W, Failure>,
     ) -> Result<Self, Failure> {
@@ -242,20 +270,24 @@ impl<W> Worker<W> {
         let runtime = runtime.map_err(|error| {
             Failure::Refused(format!("cannot start: {error}; check the limits of this process (`ulimit -a`)"))
         })?;
-        let (client, with) = runtime.block_on(async {
-            let client = Client::connect(options).await?;
-            let with = give(&client).await?;
-            Ok::<_, Failure>((client, with))
+        let (mut clients, mut with) = (Vec::new(), Vec::new());
+        runtime.block_on(async {
+            for _ in 0..connections {
+                let client = Client::connect(options.clone()).await?;
+                with.push(give(&client).await?);
+                clients.push(client);
+            }
+            Ok::<_, Failure>(())
         })?;
-        Ok(Self { runtime, client, lanes, with })
+        Ok(Self { runtime, clients, lanes, with: with.into() })
     }
 
     /// Runs all lanes to their end.
-    fn work<L>(&self, lane: &impl Fn(&W, Record) -> L) -> Tally
+    fn work<L>(&self, start: Instant, lane: &impl Fn(&Arc<[W]>, Record) -> L) -> Tally
     where
         L: Future<Output = ()> + Send + 'static,
     {
-        let tally = Arc::new(Mutex::new(Tally::new()));
+        let tally = Arc::new(Mutex::new(Tally::new(start)));
         self.runtime.block_on(async {
             let mut lanes = JoinSet::new();
             for _ in 0..self.lanes {
@@ -267,15 +299,16 @@ impl<W> Worker<W> {
             }
         });
         let mut all = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *all, Tally::new())
+        std::mem::replace(&mut *all, Tally::new(start))
     }
 
     /// Leaves the groups and closes the connections.
-    pub fn end(self, leave: impl AsyncFnOnce(W)) {
-        let Self { runtime, client, with, .. } = self;
-        runtime.block_on(async {
-            leave(with).await;
-            client.shutdown().await;
+    pub fn end(self, mut leave: impl AsyncFnMut(&W)) {
+        self.runtime.block_on(async {
+            for (client, with) in self.clients.iter().zip(&*self.with) {
+                leave(with).await;
+                client.shutdown().await;
+            }
         });
     }
 }
@@ -284,10 +317,10 @@ impl<W> Worker<W> {
 pub fn phase<W, L>(
     workers: &[Worker<W>],
     schedule: Option<&Schedule>,
-    lane: impl Fn(&W, Record) -> L + Sync,
+    lane: impl Fn(&Arc<[W]>, Record) -> L + Sync,
 ) -> (Tally, Duration)
 where
-    W: Sync,
+    W: Send + Sync,
     L: Future<Output = ()> + Send + 'static,
 {
     let start = Instant::now();
@@ -297,8 +330,9 @@ where
         if let Some(schedule) = schedule {
             scope.spawn(|| schedule.pace(lanes, &stop));
         }
-        let running: Vec<_> = workers.iter().map(|worker| scope.spawn(|| worker.work(&lane))).collect();
-        let mut all = Tally::new();
+        let running: Vec<_> =
+            workers.iter().map(|worker| scope.spawn(|| worker.work(start, &lane))).collect();
+        let mut all = Tally::new(start);
         for worker in running {
             all.add(worker.join().expect("a worker does not panic"));
         }
@@ -306,6 +340,13 @@ where
         stop.store(true, Ordering::Relaxed);
         (all, took)
     })
+}
+
+/// Whose turn it is among several: one after the other.
+pub fn in_turn<T>(all: &[T], number: u64) -> &T {
+    // With one, as most runs have it, no division.
+    let at = if all.len() == 1 { 0 } else { usize::try_from(number).unwrap_or_default() % all.len() };
+    &all[at]
 }
 
 /// The lane of a load: takes operations and does them until there are enough.
@@ -372,7 +413,7 @@ mod tests {
     async fn a_lane_that_only_fails_gives_up() {
         tokio::time::pause();
         let plan = Plan { extent: Extent::Messages(1000), batch: 1, rate: None };
-        let record = Record { tally: Arc::new(Mutex::new(Tally::new())), failures_in_a_row: 0 };
+        let record = Record { tally: Arc::new(Mutex::new(Tally::new(Instant::now()))), failures_in_a_row: 0 };
         let schedule = Arc::new(Schedule::start(plan));
         lane(schedule, record.clone(), 1, |_| async { Err("no".to_owned()) }).await;
         record.with(|tally| {
@@ -383,16 +424,25 @@ mod tests {
 
     #[test]
     fn tallies_add_up() {
-        let (mut all, mut one) = (Tally::new(), Tally::new());
-        one.messages = 2;
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let (mut all, mut one) = (Tally::new(start), Tally::new(start));
+        one.done(start, at(INTERVAL_MS), 2, 20);
         one.first_error = Some("first".to_owned());
-        one.latency.saturating_record(90_000_000);
         all.add(one);
-        let mut other = Tally::new();
-        other.messages = 3;
+        let mut other = Tally::new(start);
+        other.done(start, start, 3, 30);
+        other.done(start, at(INTERVAL_MS * 3), 4, 40);
         other.first_error = Some("second".to_owned());
         all.add(other);
-        assert_eq!((all.messages, all.first_error.as_deref()), (5, Some("first")));
-        assert!(all.latency.max() >= 90_000_000);
+        assert_eq!((all.messages, all.bytes, all.first_error.as_deref()), (9, 90, Some("first")));
+        assert_eq!(all.series, [3, 2, 0, 4]);
+        assert!(all.latency.max() >= 3 * INTERVAL_MS * 1_000_000);
+    }
+
+    #[test]
+    fn connections_take_turns() {
+        assert_eq!([0, 1, 2, 3].map(|number| *in_turn(&['a', 'b', 'c'], number)), ['a', 'b', 'c', 'a']);
+        assert_eq!(*in_turn(&['a'], 7), 'a');
     }
 }

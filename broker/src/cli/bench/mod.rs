@@ -1,7 +1,7 @@
 //! `gantry bench`: measures a broker, Gantry or Apache RocketMQ, with what every client has.
 //!
 //! ```text
-//! worker thread 1..T, each with its own runtime, client and connection
+//! worker thread 1..T, each with its own runtime and connections
 //!   lane 1..N: take an operation of the schedule ─▶ do it ─▶ record how long it took
 //! ```
 //!
@@ -53,9 +53,12 @@ struct Common {
     /// Topic to use.
     #[arg(long, value_name = "TOPIC", default_value = "gantry-bench")]
     topic: String,
-    /// Worker threads; each has a connection of its own.
+    /// Worker threads; each has at least one connection of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+    /// Connections of all threads together, used in turn; as many as there are threads without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    connections: Option<u32>,
     /// Requests in flight at once, of all threads together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
@@ -116,17 +119,20 @@ impl Load {
 }
 
 impl Common {
-    /// Threads with their clients; `give` makes what the lanes of one thread share.
+    /// Threads with their clients: for each at least `least`, and a multiple of it. `give` makes of a client what
+    /// the lanes of its thread share.
     fn workers<W>(
         &self,
+        least: u32,
         mut give: impl AsyncFnMut(&Client) -> Result<W, Failure>,
     ) -> Result<Vec<Worker<W>>, Failure> {
         let threads = u32::from(self.threads).min(self.in_flight);
-        let (share, more) = (self.in_flight / threads, self.in_flight % threads);
+        let options = ClientOptions::new(&*self.target.name_server).timeout(REQUEST_TIMEOUT);
+        let connections = self.connections.unwrap_or(threads);
         (0..threads)
             .map(|number| {
-                let options = ClientOptions::new(&*self.target.name_server).timeout(REQUEST_TIMEOUT);
-                Worker::start(options, share + u32::from(number < more), &mut give)
+                let connections = share(connections, threads, number).max(1).next_multiple_of(least);
+                Worker::start(&options, connections, share(self.in_flight, threads, number), &mut give)
             })
             .collect()
     }
@@ -175,6 +181,11 @@ impl Common {
             ))
         })
     }
+}
+
+/// What one of `among` gets of `all`.
+const fn share(all: u32, among: u32, number: u32) -> u32 {
+    all / among + (number < all % among) as u32
 }
 
 /// Runs `gantry bench`.

@@ -8,7 +8,7 @@ use gantry_client::{Message, Producer, SendStatus};
 use gantry_proto::names::TopicName;
 
 use super::super::output::Failure;
-use super::load::{Plan, Schedule, Tally, Worker, lane, phase};
+use super::load::{Plan, Schedule, Tally, Turn, Worker, in_turn, lane, phase};
 use super::report::Setup;
 use super::{Common, Load};
 
@@ -28,7 +28,7 @@ pub struct Produce {
 pub fn run(args: &Produce) -> Result<(), Failure> {
     let Produce { load, batch, common } = args;
     let (topic, body) = (common.topic()?, load.body());
-    let workers = common.workers(async |client| {
+    let workers = common.workers(1, async |client| {
         common.provide_topic(client, load.queues).await?;
         // What is measured is the broker, not the compression.
         Ok(client.producer(&load.group).compress_above(usize::MAX).start().await?)
@@ -39,6 +39,7 @@ pub fn run(args: &Produce) -> Result<(), Failure> {
         batch: *batch,
         rate: load.rate,
         rollback_percent: None,
+        groups: None,
     };
     let result = common.measure(load, &setup, |plan| send(&workers, plan, &topic, &body));
     for worker in workers {
@@ -55,13 +56,16 @@ fn send(
 ) -> (Tally, std::time::Duration) {
     let schedule = Arc::new(Schedule::start(plan));
     let bytes_each = body.len() as u64;
-    phase(workers, Some(&schedule), |producer, record| {
-        let (schedule, producer) = (Arc::clone(&schedule), producer.clone());
+    phase(workers, Some(&schedule), |producers, record| {
+        let (schedule, producers) = (Arc::clone(&schedule), Arc::clone(producers));
         let message = Message::to(topic.clone(), body.clone());
         async move {
-            let operation = async |turn: super::load::Turn| match plan.batch {
-                1 => send_one(&producer, message.clone()).await,
-                _ => send_batch(&producer, &message, turn.messages).await,
+            let operation = async |turn: Turn| {
+                let producer = in_turn(&producers, turn.number);
+                match plan.batch {
+                    1 => send_one(producer, message.clone()).await,
+                    _ => send_batch(producer, &message, turn.messages).await,
+                }
             };
             lane(schedule, record, bytes_each, operation).await;
         }

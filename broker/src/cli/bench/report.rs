@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::args::Format;
 use super::super::output::{Failure, Output};
 use super::Common;
-use super::load::{Tally, float};
+use super::load::{INTERVAL_MS, Tally, float};
 use super::process::{Used, Watch};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -28,6 +28,9 @@ pub struct Setup {
     /// Share of transactions that were rolled back, where there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback_percent: Option<u8>,
+    /// Groups that read, where messages were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<u32>,
 }
 
 /// Percentiles in milliseconds.
@@ -38,20 +41,41 @@ struct Latency {
     p99: f64,
     #[serde(rename = "p99.9")]
     p99_9: f64,
+    #[serde(rename = "p99.99")]
+    p99_99: f64,
     max: f64,
 }
 
 impl Latency {
-    fn of(micros: &Histogram<u64>) -> Self {
-        let at = |quantile| float(micros.value_at_quantile(quantile)) / 1000.0;
+    fn of(nanos: &Histogram<u64>) -> Self {
+        let at = |quantile| millis(nanos.value_at_quantile(quantile));
         Self {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p99_9: at(0.999),
-            max: float(micros.max()) / 1000.0,
+            p99_99: at(0.9999),
+            max: millis(nanos.max()),
         }
     }
+}
+
+/// Milliseconds, to the tenth of a microsecond.
+fn millis(nanos: u64) -> f64 {
+    (float(nanos) / 100.0).round() / 10_000.0
+}
+
+/// A histogram in full: microseconds, and how many operations took so long.
+fn pairs(nanos: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let micros = |nanos| (float(nanos) / 100.0).round() / 10.0;
+    nanos.iter_recorded().map(|step| (micros(step.value_iterated_to()), step.count_at_value())).collect()
+}
+
+/// Messages over time.
+#[derive(Clone, Debug, Serialize)]
+struct Series<'a> {
+    interval_ms: u64,
+    messages: &'a [u64],
 }
 
 /// What a process used.
@@ -86,6 +110,7 @@ struct Report<'a> {
     label: Option<&'a str>,
     topic: &'a str,
     threads: u16,
+    connections: Option<u32>,
     in_flight: u32,
     warmup: u64,
     messages: u64,
@@ -97,6 +122,8 @@ struct Report<'a> {
     latency_ms: Latency,
     broker: Option<Use>,
     client: Option<Use>,
+    series: Series<'a>,
+    histogram_us: Vec<(f64, u64)>,
 }
 
 /// The processes that take part, from the start of the measured phase on.
@@ -133,6 +160,7 @@ impl Watched {
             label: common.label.as_deref(),
             topic: &common.topic,
             threads: common.threads,
+            connections: common.connections,
             in_flight: common.in_flight,
             warmup: common.warmup,
             messages: tally.messages,
@@ -144,6 +172,8 @@ impl Watched {
             latency_ms: Latency::of(&tally.latency),
             broker: broker.transpose()?.map(|used| Use::of(used, tally.messages)),
             client: own.map(|used| Use::of(used, tally.messages)),
+            series: Series { interval_ms: INTERVAL_MS, messages: &tally.series },
+            histogram_us: pairs(&tally.latency),
         };
         report.print(common.printing.output)?;
         report.verdict()
@@ -163,7 +193,7 @@ impl Report<'_> {
     fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("bench", self.setup.bench.to_owned())];
         fields.extend(self.label.map(|label| ("label", label.to_owned())));
-        let Latency { p50, p90, p99, p99_9, max } = self.latency_ms;
+        let Latency { p50, p90, p99, p99_9, p99_99, max } = self.latency_ms;
         fields.extend([
             ("messages", format!("{} in {:.2} s", self.messages, self.seconds)),
             (
@@ -172,7 +202,9 @@ impl Report<'_> {
             ),
             (
                 "latency ms",
-                format!("p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p99_9:.3}  max {max:.3}"),
+                format!(
+                    "p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p99_9:.3}  p99.99 {p99_99:.3}  max {max:.3}"
+                ),
             ),
         ]);
         for (name, used) in [("broker", self.broker), ("client", self.client)] {
@@ -207,12 +239,25 @@ mod tests {
 
     #[test]
     fn percentiles_are_milliseconds() {
-        let mut micros = super::super::load::histogram();
+        let mut nanos = super::super::load::histogram();
         for value in 1..=1000 {
-            micros.saturating_record(value * 1000);
+            nanos.saturating_record(value * 1_000_000);
         }
-        let Latency { p50, p99, max, .. } = Latency::of(&micros);
+        let Latency { p50, p99, max, .. } = Latency::of(&nanos);
         assert!((p50 - 500.0).abs() < 1.0 && (p99 - 990.0).abs() < 1.5 && (max - 1000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_histogram_is_given_in_full() {
+        let mut nanos = super::super::load::histogram();
+        for value in [1234, 1234, 2_000_000] {
+            nanos.saturating_record(value);
+        }
+        let pairs = pairs(&nanos);
+        assert_eq!(pairs.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1]);
+        assert!(
+            pairs.iter().zip([1.2, 2000.0]).all(|((micros, _), value)| (micros / value - 1.0).abs() < 1e-3)
+        );
     }
 
     #[test]

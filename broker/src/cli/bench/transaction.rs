@@ -9,7 +9,7 @@ use gantry_client::{Message, Resolution, TransactionProducer};
 use gantry_proto::names::TopicName;
 
 use super::super::output::Failure;
-use super::load::{Plan, Schedule, Tally, Turn, Worker, lane, phase};
+use super::load::{Plan, Schedule, Tally, Turn, Worker, in_turn, lane, phase};
 use super::report::Setup;
 use super::{Common, Load};
 
@@ -29,7 +29,7 @@ pub struct Transaction {
 pub fn run(args: &Transaction) -> Result<(), Failure> {
     let Transaction { load, rollback, common } = args;
     let (topic, body) = (common.topic()?, load.body());
-    let workers = common.workers(async |client| {
+    let workers = common.workers(1, async |client| {
         common.provide_topic(client, load.queues).await?;
         // Only what failed is ever asked for: that is an error of this run, and its message is not wanted.
         let producer = client.transaction_producer(&load.group, async |_| Resolution::Rollback);
@@ -41,6 +41,7 @@ pub fn run(args: &Transaction) -> Result<(), Failure> {
         batch: 1,
         rate: load.rate,
         rollback_percent: Some(*rollback),
+        groups: None,
     };
     let result = common.measure(load, &setup, |plan| transact(&workers, plan, *rollback, &topic, &body));
     for worker in workers {
@@ -58,12 +59,15 @@ fn transact(
 ) -> (Tally, Duration) {
     let schedule = Arc::new(Schedule::start(plan));
     let bytes_each = body.len() as u64;
-    phase(workers, Some(&schedule), |producer, record| {
-        let (schedule, producer) = (Arc::clone(&schedule), producer.clone());
+    phase(workers, Some(&schedule), |producers, record| {
+        let (schedule, producers) = (Arc::clone(&schedule), Arc::clone(producers));
         let message = Message::to(topic.clone(), body.clone());
         async move {
             let operation = async |turn: Turn| {
-                let open = producer.begin(message.clone()).await.map_err(|error| error.to_string())?;
+                let open = in_turn(&producers, turn.number)
+                    .begin(message.clone())
+                    .await
+                    .map_err(|error| error.to_string())?;
                 let ended = if rolls_back(turn.number, rollback) {
                     open.rollback().await
                 } else {
