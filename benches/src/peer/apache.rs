@@ -8,7 +8,7 @@ use gantry_tests::{apache, java};
 
 use super::{Peer, Policy, Server, Settings, rocketmq};
 use crate::failure::Failure;
-use crate::load::{Client, Load};
+use crate::load::{self, Client, Load};
 
 /// One version of Apache's broker.
 #[derive(Clone, Debug)]
@@ -86,5 +86,9 @@ impl Server for Running {
 
     fn first_send(&self) -> Result<(), Failure> {
         rocketmq::first_send(self.process.name_server())
+    }
+
+    fn waiting_consumer(&self, topic: &str) -> Option<Result<load::Running, Failure>> {
+        Some(rocketmq::waiting_consumer(self.process.name_server(), self.process.pid(), topic))
     }
 }

@@ -9,7 +9,7 @@ use gantry_tests::harness;
 
 use super::{Peer, Policy, Server, rocketmq};
 use crate::failure::Failure;
-use crate::load::{Client, Load};
+use crate::load::{self, Client, Load};
 
 /// Gantry.
 #[derive(Clone, Copy, Debug)]
@@ -74,5 +74,9 @@ impl Server for Running {
 
     fn first_send(&self) -> Result<(), Failure> {
         rocketmq::first_send(&self.name_server())
+    }
+
+    fn waiting_consumer(&self, topic: &str) -> Option<Result<load::Running, Failure>> {
+        Some(rocketmq::waiting_consumer(&self.name_server(), self.process.pid(), topic))
     }
 }

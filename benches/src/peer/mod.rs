@@ -160,6 +160,11 @@ pub trait Server {
         Running::start(self.generator(load)?, self.pids())
     }
 
+    /// A consumer that waits for messages of a topic, once it runs; `None` where there is none to measure with.
+    fn waiting_consumer(&self, _topic: &str) -> Option<Result<Running, Failure>> {
+        None
+    }
+
     /// Bytes that the store has on the disk, without what is only allocated. See [`store::content_bytes`].
     fn store_bytes(&self) -> io::Result<u64> {
         store::content_bytes(self.store())

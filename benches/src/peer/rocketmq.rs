@@ -8,7 +8,7 @@ use gantry_client::{Client, ClientOptions, Message};
 use gantry_tests::harness;
 
 use crate::failure::Failure;
-use crate::load::{Extent, Load, What};
+use crate::load::{Extent, Load, Running, What};
 use crate::stop;
 
 /// How long a broker that runs may take until it acknowledges a first message.
@@ -24,6 +24,13 @@ pub fn generator(name_server: &str, pid: u32, load: &Load) -> Command {
     command.args(arguments(load)).args(["--name-server", name_server]);
     command.args(["--broker-pid", &pid.to_string(), "--output", "json"]);
     command
+}
+
+/// `gantry consume`, which waits for messages.
+pub fn waiting_consumer(name_server: &str, pid: u32, topic: &str) -> Result<Running, Failure> {
+    let mut command = Command::new(harness::binary());
+    command.args(["consume", topic, "--group", "waiting", "--from", "last", "--name-server", name_server]);
+    Running::start(command, vec![pid])
 }
 
 fn arguments(load: &Load) -> Vec<String> {
