@@ -11,12 +11,13 @@
 //! Two generations are kept: the current one takes entries until it is full or half the window's time
 //! has passed; then it becomes the previous one, and what was the previous one is forgotten. So an id is
 //! remembered for at least half the window's time, unless more than [`DedupOptions::entries`] follow it.
-//! An entry is a hash of topic and id; on a hit the caller compares the stored record itself.
+//! An entry is a hash of topic and id; on a hit the caller compares the stored record itself. In memory an id
+//! costs the few bytes of a table (`generation.rs`) once it is in the file, and nothing else.
 //!
 //! After a crash the files may lack the newest entries; dispatch adds them again from the log.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+mod generation;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,17 +27,20 @@ use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::TopicKind;
 use gantry_proto::record::TransactionFlag;
 
-use super::disk::{Disk, DiskFile, offset_path, parse_offset_name};
+use super::disk::{Disk, offset_path, parse_offset_name};
 use super::projection::Dispatched;
+use generation::{EntryFile, Generation};
 
 const ENTRY_BYTES: u64 = 16;
+/// Entries that are encoded at once to be written; sends wait meanwhile.
+const WRITE_AT_ONCE: usize = 16 * 1024;
 
 /// Bounds of the window.
 #[derive(Clone, Copy, Debug)]
 pub struct DedupOptions {
     /// Ids are remembered at least half and at most all of this, in milliseconds.
     pub window_ms: u64,
-    /// Ids remembered at the most in one of the two generations. Costs about 40 bytes of memory each.
+    /// Ids remembered at the most in one of the two generations. Costs 6 to 12 bytes of memory each.
     pub entries: u32,
 }
 
@@ -74,22 +78,6 @@ impl DedupKey {
     }
 }
 
-/// Passes a hash through as its own hash.
-#[derive(Debug, Default)]
-struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {}
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
-type Table = HashMap<DedupKey, PhyOffset, BuildHasherDefault<Identity>>;
-
 /// The window of a store.
 #[derive(Debug)]
 pub struct DedupWindow {
@@ -103,28 +91,19 @@ pub struct DedupWindow {
     file: Mutex<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
     current: Generation,
     previous: Generation,
-    /// First byte of the log that was not applied.
-    position: PhyOffset,
-}
-
-#[derive(Debug, Default)]
-struct Generation {
-    table: Table,
-    /// Store time of its first entry.
-    began: Option<Millis>,
-    file: Option<(PathBuf, Arc<dyn DiskFile>)>,
-    written: u64,
-    unwritten: Vec<(DedupKey, PhyOffset)>,
+    /// Files of forgotten generations, to be removed.
+    gone: Vec<PathBuf>,
 }
 
 /// The window, held for the admission of one send or batch.
 #[derive(Debug)]
 pub struct Admission<'a> {
     window: MutexGuard<'a, Window>,
+    options: DedupOptions,
 }
 
 impl Admission<'_> {
@@ -135,14 +114,18 @@ impl Admission<'_> {
 
     /// Remembers that the id was stored at `phy`.
     pub fn stored(&mut self, key: DedupKey, phy: PhyOffset) {
-        self.window.current.table.insert(key, phy);
+        self.window.put(key, phy, self.options);
     }
 }
 
 impl DedupWindow {
     /// Opens the window as its files say.
     pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf, options: DedupOptions) -> io::Result<Self> {
-        let mut window = Window::default();
+        let mut window = Window {
+            current: Generation::new(1, options.entries),
+            previous: Generation::new(0, options.entries),
+            gone: Vec::new(),
+        };
         let starts: Vec<u64> =
             disk.list(&dir)?.iter().filter_map(|(name, _)| parse_offset_name(name)).collect();
         let (old, kept) = starts.split_at(starts.len().saturating_sub(2));
@@ -152,7 +135,9 @@ impl DedupWindow {
         for start in kept {
             let path = offset_path(&dir, *start);
             let file = disk.open(&path, u64::from(options.entries) * ENTRY_BYTES)?;
-            window.previous = std::mem::replace(&mut window.current, Generation::load(path, file)?);
+            let serial = window.current.serial + 1;
+            let loaded = Generation::load(serial, EntryFile::new(path, file)?, options.entries);
+            window.previous = std::mem::replace(&mut window.current, loaded);
         }
         Ok(Self {
             disk,
@@ -166,7 +151,7 @@ impl DedupWindow {
 
     /// Begins the admission of a send or batch; no other one is admitted until it is dropped.
     pub fn admit(&self) -> Admission<'_> {
-        Admission { window: self.lock() }
+        Admission { window: self.lock(), options: self.options }
     }
 
     /// Where the id was stored before, if it was; another send may be storing it just now.
@@ -187,7 +172,7 @@ impl DedupWindow {
     /// Ids that are remembered.
     pub fn len(&self) -> usize {
         let window = self.lock();
-        window.current.table.len() + window.previous.table.len()
+        window.current.ids() + window.previous.ids()
     }
 
     /// Whether no id is remembered.
@@ -197,78 +182,65 @@ impl DedupWindow {
 
     /// Remembers a dispatched record.
     pub(super) fn apply(&self, record: &Dispatched<'_>) {
-        let phy = record.view.phy_offset();
+        let Some(key) = DedupKey::of(record) else { return };
+        let (phy, store_at) = (record.view.phy_offset(), record.view.store_at());
         let mut window = self.lock();
-        if let Some(key) = DedupKey::of(record) {
-            // The admission has entered it already, unless the record comes from recovery. Of several
-            // messages with one id the newest counts.
-            let at = window.current.table.entry(key).or_insert(phy);
-            *at = phy.max(*at);
-            if *at == phy {
-                window.current.unwritten.push((key, phy));
-            }
-            window.current.began.get_or_insert(record.view.store_at());
-            self.turn(&mut window, record.view.store_at());
+        // The admission has entered it already, unless the record comes from recovery. Of several messages with
+        // one id the newest counts.
+        if window.get(key).is_none_or(|known| known < phy) {
+            window.put(key, phy, self.options);
         }
-        window.position = phy + u64::from(record.view.total_size());
-    }
-
-    /// Starts a new generation when the current one is full or old enough.
-    fn turn(&self, window: &mut Window, now: Millis) {
-        let full = window.current.table.len() >= self.options.entries as usize;
-        let old = window.current.began.is_some_and(|began| now.since(began) * 2 >= self.options.window_ms);
-        if !full && !old {
-            return;
-        }
-        let size = window.current.table.len();
-        let next = Generation {
-            table: Table::with_capacity_and_hasher(size, BuildHasherDefault::default()),
-            ..Generation::default()
-        };
-        let before = std::mem::replace(&mut window.current, next);
-        let gone = std::mem::replace(&mut window.previous, before);
-        if let Some((path, _)) = gone.file
-            && let Err(error) = self.disk.remove(&path)
-        {
-            tracing::warn!(%error, path = %path.display(), "cannot remove an old dedup file");
-        }
+        window.current.began.get_or_insert(store_at);
+        window.turn_if_due(store_at, self.options);
     }
 
     /// Forgets generations whose time is over even though nothing is sent.
     pub(super) fn expire(&self, now: Millis) {
-        let mut window = self.lock();
-        self.turn(&mut window, now);
+        self.lock().turn_if_due(now, self.options);
     }
 
     /// Writes the entries that are only in memory. Durable when it returns.
     pub(super) fn write(&self) -> io::Result<()> {
         let _alone = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        for pick in [Window::previous_mut as fn(&mut Window) -> &mut Generation, Window::current_mut] {
-            let (entries, file, written) = {
-                let mut window = self.lock();
-                let generation = pick(&mut window);
-                let Some((_, first)) = generation.unwritten.first().copied() else { continue };
-                if generation.file.is_none() {
-                    let path = offset_path(&self.dir, first.get());
-                    let bytes = u64::from(self.options.entries) * ENTRY_BYTES;
-                    let file = self.disk.open(&path, bytes)?;
-                    generation.file = Some((path, file));
-                }
-                let entries = std::mem::take(&mut generation.unwritten);
-                let Some((_, file)) = generation.file.clone() else { continue };
-                let written = generation.written;
-                generation.written += entries.len() as u64;
-                (entries, file, written)
-            };
-            let mut bytes = Vec::with_capacity(entries.len() * 16);
-            for (key, phy) in &entries {
-                bytes.extend_from_slice(&key.0.to_be_bytes());
-                bytes.extend_from_slice(&(phy.get() + 1).to_be_bytes());
+        let serials = {
+            let window = self.lock();
+            [window.previous.serial, window.current.serial]
+        };
+        serials.into_iter().try_for_each(|serial| self.write_generation(serial))?;
+        for path in std::mem::take(&mut self.lock().gone) {
+            if let Err(error) = self.disk.remove(&path) {
+                tracing::warn!(%error, path = %path.display(), "cannot remove an old dedup file");
             }
-            if let Err(error) = file.write_at(written * ENTRY_BYTES, &bytes).and_then(|()| file.sync()) {
-                self.lock().take_back(&file, entries);
-                return Err(error);
-            }
+        }
+        Ok(())
+    }
+
+    /// Writes what one generation has in memory, unless it is forgotten meanwhile.
+    fn write_generation(&self, serial: u64) -> io::Result<()> {
+        let begun = self.lock().generation(serial).and_then(|generation| {
+            let (first, count) = generation.unwritten()?;
+            Some((first, count, generation.file().cloned()))
+        });
+        let Some((first, count, file)) = begun else { return Ok(()) };
+        let file = if let Some(file) = file {
+            file
+        } else {
+            let path = offset_path(&self.dir, first.get());
+            let file = self.disk.open(&path, u64::from(self.options.entries) * ENTRY_BYTES)?;
+            EntryFile::new(path, file)?
+        };
+        let mut bytes = Vec::new();
+        for from in (0..count).step_by(WRITE_AT_ONCE) {
+            bytes.clear();
+            let mut window = self.lock();
+            let Some(generation) = window.generation(serial) else { return Ok(()) };
+            let at = generation.encode(from, WRITE_AT_ONCE.min(count - from), &mut bytes);
+            drop(window);
+            file.file.write_at(at, &bytes)?;
+        }
+        file.file.sync()?;
+        if let Some(generation) = self.lock().generation(serial) {
+            generation.wrote(file, count);
         }
         Ok(())
     }
@@ -276,9 +248,8 @@ impl DedupWindow {
     /// Forgets every id stored at or beyond `end`.
     pub(super) fn truncate(&self, end: PhyOffset) {
         let mut window = self.lock();
-        for generation in [Window::current_mut, Window::previous_mut] {
-            generation(&mut window).table.retain(|_, phy| *phy < end);
-        }
+        window.current.forget_from(end);
+        window.previous.forget_from(end);
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
@@ -288,47 +259,34 @@ impl DedupWindow {
 
 impl Window {
     fn get(&self, key: DedupKey) -> Option<PhyOffset> {
-        self.current.table.get(&key).or_else(|| self.previous.table.get(&key)).copied()
+        self.current.find(key).or_else(|| self.previous.find(key))
     }
 
-    /// Keeps entries for the next write, in the same place: a checkpoint after that may count on them.
-    fn take_back(&mut self, file: &Arc<dyn DiskFile>, mut entries: Vec<(DedupKey, PhyOffset)>) {
-        let mine = |generation: &&mut Generation| {
-            generation.file.as_ref().is_some_and(|(_, known)| Arc::ptr_eq(known, file))
-        };
-        // Neither has it when its time is over.
-        if let Some(generation) = [&mut self.current, &mut self.previous].into_iter().find(mine) {
-            generation.written -= entries.len() as u64;
-            entries.append(&mut generation.unwritten);
-            generation.unwritten = entries;
+    fn put(&mut self, key: DedupKey, phy: PhyOffset, options: DedupOptions) {
+        if self.current.is_full() {
+            self.turn(options);
+        }
+        self.current.put(key, phy);
+    }
+
+    /// Starts a new generation when the current one is full or old enough.
+    fn turn_if_due(&mut self, now: Millis, options: DedupOptions) {
+        let old = self.current.began.is_some_and(|began| now.since(began) * 2 >= options.window_ms);
+        if old || self.current.is_full() {
+            self.turn(options);
         }
     }
 
-    fn current_mut(&mut self) -> &mut Generation {
-        &mut self.current
+    fn turn(&mut self, options: DedupOptions) {
+        let next = Generation::new(self.current.serial + 1, options.entries);
+        let before = std::mem::replace(&mut self.current, next);
+        let gone = std::mem::replace(&mut self.previous, before);
+        self.gone.extend(gone.path().map(std::path::Path::to_path_buf));
     }
 
-    fn previous_mut(&mut self) -> &mut Generation {
-        &mut self.previous
-    }
-}
-
-impl Generation {
-    fn load(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
-        let map = file.map()?;
-        let (entries, _) = map.as_chunks::<16>();
-        let decode = |entry: &[u8; 16]| {
-            let entry = u128::from_be_bytes(*entry);
-            #[expect(clippy::cast_possible_truncation, reason = "the two halves of the entry")]
-            let (hash, phy) = ((entry >> 64) as u64, entry as u64);
-            Some((DedupKey(hash), PhyOffset::new(phy.checked_sub(1)?)))
-        };
-        // Entries are written without gaps; making the table large enough at once saves most of the time.
-        let written = entries.partition_point(|entry| decode(entry).is_some());
-        let mut table = Table::with_capacity_and_hasher(written, BuildHasherDefault::default());
-        table.extend(entries.iter().take(written).filter_map(decode));
-        let written = written as u64;
-        Ok(Self { table, began: None, file: Some((path, file)), written, unwritten: Vec::new() })
+    /// The generation with that number, unless it is forgotten.
+    fn generation(&mut self, serial: u64) -> Option<&mut Generation> {
+        [&mut self.current, &mut self.previous].into_iter().find(|generation| generation.serial == serial)
     }
 }
 

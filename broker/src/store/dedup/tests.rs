@@ -25,7 +25,7 @@ fn an_admitted_id_is_known_until_two_turns_later() {
         inner.current.began = Some(Millis::new(0));
     }
     window.expire(Millis::new(499));
-    assert_eq!(window.lock().previous.table.len(), 0);
+    assert_eq!(window.lock().previous.ids(), 0);
     window.expire(Millis::new(500));
     assert_eq!(window.earlier(key), Some(PhyOffset::new(77)), "the previous generation still counts");
     window.lock().current.began = Some(Millis::new(500));
@@ -42,7 +42,7 @@ fn a_full_generation_makes_room() {
         window.admit().stored(DedupKey::new("T", &n.to_string()), PhyOffset::new(n));
         let mut inner = window.lock();
         inner.current.began.get_or_insert(Millis::ZERO);
-        window.turn(&mut inner, Millis::ZERO);
+        inner.turn_if_due(Millis::ZERO, options);
     }
     assert_eq!(window.len(), 15);
     assert!(window.earlier(DedupKey::new("T", "34")).is_some());
@@ -60,7 +60,7 @@ fn ids_that_could_not_be_written_are_written_next_time() {
         };
         let key = |n: u64| DedupKey::new("T", &n.to_string());
         let window = open();
-        let add = |n| window.lock().current.unwritten.push((key(n), PhyOffset::new(n)));
+        let add = |n| window.lock().current.put(key(n), PhyOffset::new(n));
         add(number);
         window.write().expect("the disk is well");
         add(10);
