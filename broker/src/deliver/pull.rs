@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gantry_proto::ids::QueueOffset;
 
 use super::filter::Filter;
-use crate::store::{LogSlice, Queue, QueueEntry, ReadError, Store};
+use crate::store::{LogRuns, Queue, QueueEntry, ReadError, Store};
 
 /// Messages of one answer, at the most.
 pub const MESSAGES_MAX: usize = 1024;
@@ -58,17 +58,24 @@ pub struct Pulled {
     /// Number after its last message.
     pub max: QueueOffset,
     /// The messages, as stored.
-    pub messages: Vec<LogSlice>,
-    /// Bytes of them.
-    pub bytes: usize,
+    pub messages: LogRuns,
+}
+
+/// Memory that pulls use one after the other.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// For the queue's entries.
+    entries: Vec<QueueEntry>,
+    /// For the messages: give them back when they are written.
+    pub messages: LogRuns,
 }
 
 /// Looks once.
-pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Vec<QueueEntry>) -> Pulled {
+pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pulled {
     let queue = &request.queue;
     let (min, max) = (queue.min(), queue.max());
     let from = request.from;
-    let nothing = |status, next| Pulled { status, next, min, max, messages: Vec::new(), bytes: 0 };
+    let nothing = |status, next| Pulled { status, next, min, max, messages: LogRuns::default() };
     if max == QueueOffset::ZERO {
         return nothing(PullStatus::EmptyQueue, QueueOffset::ZERO);
     }
@@ -84,26 +91,24 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Vec<QueueEntry>)
         Filter::All => messages_max,
         Filter::Tags(_) => SCAN_MAX,
     };
-    scratch.clear();
-    store.entries(queue, from, scan, scratch);
-    let mut pulled = Pulled { next: from, ..nothing(PullStatus::NoneMatched, from) };
-    for entry in scratch.iter() {
+    scratch.entries.clear();
+    store.entries(queue, from, scan, &mut scratch.entries);
+    let mut messages = store.messages(queue, std::mem::take(&mut scratch.messages));
+    let bytes_max = request.bytes_max.clamp(1, BYTES_MAX);
+    let mut next = from;
+    for entry in &scratch.entries {
         let size = entry.size as usize;
         if entry.is_blank() || !request.filter.matches(entry.tags_code) {
-            pulled.next = entry.at + 1;
+            next = entry.at + 1;
             continue;
         }
-        let full = pulled.messages.len() >= messages_max
-            || (pulled.bytes + size > request.bytes_max.clamp(1, BYTES_MAX) && !pulled.messages.is_empty());
+        let full = messages.runs.messages() >= messages_max
+            || (messages.runs.bytes() + size > bytes_max && !messages.runs.is_empty());
         if full {
             break;
         }
-        match store.message(queue, entry) {
-            Ok(Some(slice)) => {
-                pulled.bytes += slice.len();
-                pulled.messages.push(slice);
-            }
-            Ok(None) => {}
+        match messages.add(entry) {
+            Ok(_) => {}
             Err(error @ ReadError::Gone { .. }) => {
                 tracing::debug!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "a pulled message was just cleaned away");
             }
@@ -111,10 +116,9 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Vec<QueueEntry>)
                 tracing::error!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "a message cannot be served; it is passed over");
             }
         }
-        pulled.next = entry.at + 1;
+        next = entry.at + 1;
     }
-    if !pulled.messages.is_empty() {
-        pulled.status = PullStatus::Found;
-    }
-    pulled
+    let messages = messages.runs;
+    let status = if messages.is_empty() { PullStatus::NoneMatched } else { PullStatus::Found };
+    Pulled { status, next, min, max, messages }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each connection has a bound of its own; a thousand of them at their bounds are more than a machine has. While
 //! what waits on all connections exceeds the budget, each of them prepares no more than one answer at a time.
+//! What a connection keeps for its next use is bounded in the same way, and given back when it has been at rest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +12,17 @@ const BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that a connection may have waiting while the budget is spent; an answer may exceed them.
 const SHARE_BYTES: usize = 64 * 1024;
 
+/// Bytes that the buffers of one kind may keep while they are empty, on all connections.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes that an empty buffer may keep at the least, and at the most.
+const KEPT_BYTES_EACH: (usize, usize) = (4 * 1024, 256 * 1024);
+
 /// Bytes of answers that wait on all connections.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
+    /// Connections that have a part.
+    shares: AtomicUsize,
 }
 
 /// One connection's part of them. Given back when it is dropped.
@@ -27,7 +35,14 @@ pub struct Share {
 impl Share {
     /// A part of nothing.
     pub fn new(budget: &Arc<Budget>) -> Self {
+        budget.shares.fetch_add(1, Ordering::Relaxed);
         Self { budget: Arc::clone(budget), counted: 0 }
+    }
+
+    /// Bytes that a buffer of this connection may keep while it is empty.
+    pub fn keep(&self) -> usize {
+        let (least, most) = KEPT_BYTES_EACH;
+        (KEPT_BYTES / self.budget.shares.load(Ordering::Relaxed).max(1)).clamp(least, most)
     }
 
     /// This connection has so many bytes waiting.
@@ -49,6 +64,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.set(0);
+        self.budget.shares.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -69,5 +85,16 @@ mod tests {
         greedy.set(BUDGET_BYTES);
         drop(greedy);
         assert_eq!((other.limit(1 << 25), budget.used.load(Ordering::Relaxed)), (1 << 25, 0));
+    }
+    #[test]
+    fn many_connections_keep_little_each() {
+        let budget = Arc::new(Budget::default());
+        let mut shares: Vec<_> = (0..2000).map(|_| Share::new(&budget)).collect();
+        let (least, most) = KEPT_BYTES_EACH;
+        assert_eq!(shares[0].keep(), KEPT_BYTES / 2000);
+        shares.truncate(64);
+        assert_eq!(shares[0].keep(), most);
+        shares.extend((0..10_000).map(|_| Share::new(&budget)));
+        assert_eq!(shares[0].keep(), least);
     }
 }

@@ -29,14 +29,17 @@ use super::context::{Caller, Handled, Reply, Services};
 use super::pull::Parked;
 use super::{dispatch, outbound};
 use crate::deliver::polls::{Mailbox, PollsFull};
+use crate::deliver::pull;
 use crate::groups::members::Notice;
 use crate::publish::Scratch;
-use crate::store::{LogSlice, QueueEntry};
+use crate::store::LogRuns;
 
 /// Bytes that a read asks for at the least.
 const READ_BYTES_MIN: usize = 8 * 1024;
-/// Bytes that a read asks for at the most, unless a frame is known to be longer.
-const READ_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a connection at rest reads into.
+const READ_BYTES_REST: usize = 1024;
+/// After how long without use buffers are given back; up to twice as long may pass.
+const REST: Duration = Duration::from_secs(2);
 /// Requests of one connection that may run beside it.
 const BESIDE_MAX: usize = 1024;
 /// Bytes that may wait to be written to the log before this connection reads on.
@@ -110,8 +113,12 @@ pub(super) struct Connection {
     more_frames: bool,
     /// Whether something was appended since the store was driven last.
     pub(super) appended: bool,
-    /// Memory for queue entries of one pull.
-    pub(super) entries: Vec<QueueEntry>,
+    /// Memory for pulls.
+    pub(super) pulls: pull::Scratch,
+    /// Whether there was something to do since [`rest_at`](Self::rest_at) was set.
+    used: bool,
+    /// When to look whether the buffers are to be given back; `None` when they were.
+    rest_at: Option<Instant>,
     ext: ExtFields<'static>,
     /// What `out` counts for among all connections.
     share: Share,
@@ -135,7 +142,9 @@ impl Connection {
             ends: Vec::new(),
             more_frames: false,
             appended: false,
-            entries: Vec::new(),
+            pulls: pull::Scratch::default(),
+            used: false,
+            rest_at: None,
             ext: ExtFields::with_capacity(16),
         }
     }
@@ -187,10 +196,14 @@ impl Connection {
                     .await
                     .map_err(|_| Closed::Idle(idle))??;
                 self.out.clear();
-                self.out.shrink_to(READ_BYTES_MAX);
+                self.out.shrink_to(self.share.keep());
                 self.share.set(0);
+                self.used = true;
             }
-            let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
+            if self.used && self.rest_at.is_none() {
+                self.rest_at = Some(Instant::now() + REST);
+            }
+            let due = self.next_due(heard + idle);
             if timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
@@ -215,7 +228,8 @@ impl Connection {
                         return Ok(Closed::ByPeer);
                     }
                     let had = input.len();
-                    want = self.take_frames(&mut input)?.max(next_want(read, want));
+                    want = self.take_frames(&mut input)?.max(next_want(read, want, self.share.keep()));
+                    self.used = true;
                     // A frame that comes in drips has no more time than silence.
                     if !begun || input.len() < had {
                         heard = Instant::now();
@@ -228,11 +242,36 @@ impl Connection {
                         return Ok(if begun { Closed::Slow(idle) } else { Closed::Idle(idle) });
                     }
                     self.run_due(now);
-                    let due = self.parked.next_deadline().unwrap_or(heard + idle).min(heard + idle);
+                    if self.rest_at.is_some_and(|at| now >= at) && self.rests() && input.is_empty() {
+                        input = BytesMut::new();
+                        want = READ_BYTES_REST;
+                    }
+                    let due = self.next_due(heard + idle);
                     timer.as_mut().reset(due);
                 }
             }
         }
+    }
+
+    /// When the connection must look at the time again.
+    fn next_due(&self, idle: Instant) -> Instant {
+        let due = self.parked.next_deadline().map_or(idle, |deadline| deadline.min(idle));
+        self.rest_at.map_or(due, |rest| rest.min(due))
+    }
+
+    /// Gives the buffers back if they were not used since this was asked last.
+    fn rests(&mut self) -> bool {
+        if std::mem::take(&mut self.used) || !self.out.is_empty() || !self.held.is_empty() {
+            self.rest_at = Some(Instant::now() + REST);
+            return false;
+        }
+        self.rest_at = None;
+        self.out = Vec::new();
+        self.held_bytes = Vec::new();
+        self.scratch = Scratch::default();
+        self.pulls = pull::Scratch::default();
+        self.ends = Vec::new();
+        true
     }
 
     /// Whether the client has enough to read.
@@ -287,22 +326,17 @@ impl Connection {
         encode(&mut self.out, serialize, head, ext, body);
     }
 
-    /// Puts an answer into the output whose body is slices of the log.
-    pub(super) fn answer_slices<E: ExtWrite + ?Sized>(
+    /// Puts an answer into the output whose body lies in the log.
+    pub(super) fn answer_runs<E: ExtWrite + ?Sized>(
         &mut self,
         serialize: Serialize,
         head: &Head<'_>,
         ext: &E,
-        slices: &[LogSlice],
+        messages: &LogRuns,
     ) {
-        let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.out.reserve(bytes + 512);
-        match encode_frame(&mut self.out, serialize, head, ext, bytes) {
-            Ok(()) => {
-                for slice in slices {
-                    self.out.extend_from_slice(slice);
-                }
-            }
+        self.out.reserve(messages.bytes() + 512);
+        match encode_frame(&mut self.out, serialize, head, ext, messages.bytes()) {
+            Ok(()) => messages.iter().for_each(|run| self.out.extend_from_slice(run)),
             Err(_) => encode(&mut self.out, serialize, head, ext, &[]),
         }
     }
@@ -344,7 +378,7 @@ impl Connection {
         }
         if self.held.is_empty() {
             self.held_bytes.clear();
-            self.held_bytes.shrink_to(READ_BYTES_MAX);
+            self.held_bytes.shrink_to(self.share.keep());
             self.held_from = 0;
         }
     }
@@ -419,10 +453,11 @@ async fn settled(services: &Services, first: Option<&Held>) {
     }
 }
 
-/// Doubles the size of the next read when the last one filled what it had, halves it when far from it.
-fn next_want(read: usize, want: usize) -> usize {
+/// Doubles the size of the next read, up to `most`, when the last one filled what it had, halves it when far from
+/// it.
+fn next_want(read: usize, want: usize, most: usize) -> usize {
     if read >= want {
-        (want * 2).min(READ_BYTES_MAX)
+        (want * 2).min(most)
     } else if read * 4 < want {
         (want / 2).max(READ_BYTES_MIN)
     } else {

@@ -19,6 +19,7 @@ use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
 use crate::groups::offsets::Key;
+use crate::store::LogRuns;
 
 /// The longest time a pull is held, whatever the client asks for.
 const SUSPEND_MAX: Duration = Duration::from_secs(60);
@@ -140,7 +141,7 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
         }
         return;
     }
-    give(connection, &parked, &pulled);
+    give(connection, &parked, pulled);
 }
 
 /// A client that is told that there is no message pulls again at once; one that is refused waits a little.
@@ -253,15 +254,12 @@ fn tell_reset(connection: &mut Connection, parked: &Parked) -> bool {
         return false;
     };
     let (min, max) = (parked.request.queue.min(), parked.request.queue.max());
-    write(connection, parked, ResponseCode::PullOffsetMoved, reset, min, max, None);
+    write(connection, parked, ResponseCode::PullOffsetMoved, reset, min, max, &LogRuns::default());
     true
 }
 
 fn look(connection: &mut Connection, parked: &Parked) -> Pulled {
-    let mut scratch = std::mem::take(&mut connection.entries);
-    let pulled = pull(&connection.services.store, &parked.request, &mut scratch);
-    connection.entries = scratch;
-    pulled
+    pull(&connection.services.store, &parked.request, &mut connection.pulls)
 }
 
 /// Whether a pull may be parked: it found nothing, and its offset is the queue's end.
@@ -289,7 +287,7 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
         }
         return;
     }
-    give(connection, &parked, &pulled);
+    give(connection, &parked, pulled);
 }
 
 /// Whether the queue of a parked pull is still the one that its topic has: the topic may have been deleted.
@@ -305,10 +303,10 @@ pub(super) fn finish(connection: &mut Connection, parked: &Parked) {
         return;
     }
     let pulled = look(connection, parked);
-    give(connection, parked, &pulled);
+    give(connection, parked, pulled);
 }
 
-fn give(connection: &mut Connection, parked: &Parked, pulled: &Pulled) {
+fn give(connection: &mut Connection, parked: &Parked, pulled: Pulled) {
     let code = match pulled.status {
         PullStatus::Found => ResponseCode::Success,
         PullStatus::NoneMatched => ResponseCode::PullRetryImmediately,
@@ -316,7 +314,10 @@ fn give(connection: &mut Connection, parked: &Parked, pulled: &Pulled) {
         PullStatus::EmptyQueue if parked.request.from == QueueOffset::ZERO => ResponseCode::PullNotFound,
         PullStatus::EmptyQueue | PullStatus::TooSmall | PullStatus::Beyond => ResponseCode::PullOffsetMoved,
     };
-    write(connection, parked, code, pulled.next, pulled.min, pulled.max, Some(pulled));
+    write(connection, parked, code, pulled.next, pulled.min, pulled.max, &pulled.messages);
+    connection.pulls.messages = pulled.messages;
+    // The files of the log are not held between pulls.
+    connection.pulls.messages.clear();
 }
 
 fn write(
@@ -326,7 +327,7 @@ fn write(
     next: QueueOffset,
     min: QueueOffset,
     max: QueueOffset,
-    pulled: Option<&Pulled>,
+    messages: &LogRuns,
 ) {
     let header = PullMessageResponse {
         suggest_which_broker_id: 0,
@@ -338,15 +339,14 @@ fn write(
         ..PullMessageResponse::default()
     };
     let head = Head::reply(code.code(), parked.opaque).remark(remark(code));
-    let slices = pulled.map(|pulled| pulled.messages.as_slice()).unwrap_or_default();
-    connection.answer_slices(parked.serialize, &head, &header, slices);
+    connection.answer_runs(parked.serialize, &head, &header, messages);
     let metrics = &connection.services.metrics;
-    if slices.is_empty() {
+    if messages.is_empty() {
         metrics.pulls_missed.bump();
     } else {
         metrics.pulls_found.bump();
-        metrics.messages_out.add(slices.len() as u64);
-        metrics.bytes_out.add(slices.iter().map(|slice| slice.len() as u64).sum());
+        metrics.messages_out.add(messages.messages() as u64);
+        metrics.bytes_out.add(messages.bytes() as u64);
     }
 }
 

@@ -36,7 +36,7 @@ use gantry_proto::names::TopicName;
 pub use append::{AppendError, Appended, Batch, Placed};
 pub use projection::{ApplyError, Dispatched, Projection, Save};
 pub use queue::{Queue, QueueEntry};
-pub use read::{LogSlice, ReadError};
+pub use read::{LogRuns, LogSlice, Messages, ReadError};
 pub use recover::Recovered;
 pub use watermark::Poisoned;
 

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Deref;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
-use gantry_proto::record::RecordView;
+use gantry_proto::record::{RecordView, is_sealed};
 
 use super::Store;
 use super::disk::Map;
@@ -76,6 +76,114 @@ impl Deref for LogSlice {
 impl AsRef<[u8]> for LogSlice {
     fn as_ref(&self) -> &[u8] {
         self
+    }
+}
+
+/// Messages of the log on their way to a client: neighbours lie in one run, and nothing is copied.
+#[derive(Debug, Default)]
+pub struct LogRuns {
+    maps: Vec<Map>,
+    /// Number of its map, first byte, and first byte behind it.
+    runs: Vec<(usize, usize, usize)>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl LogRuns {
+    /// Messages in it.
+    pub fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// Bytes of them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// The bytes, run by run.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().filter_map(|(map, from, to)| self.maps.get(*map)?.get(*from..*to))
+    }
+
+    /// Makes it empty, and lets go of the log's files.
+    pub fn clear(&mut self) {
+        self.maps.clear();
+        self.runs.clear();
+        (self.messages, self.bytes) = (0, 0);
+    }
+
+    /// Adds a message that lies in the newest of the maps.
+    fn push(&mut self, from: usize, to: usize) {
+        let newest = self.maps.len().saturating_sub(1);
+        self.messages += 1;
+        self.bytes += to - from;
+        match self.runs.last_mut() {
+            Some((map, _, end)) if *map == newest && *end == from => *end = to,
+            _ => self.runs.push((newest, from, to)),
+        }
+    }
+}
+
+/// Reads messages of one queue one after the other. What was found out about the log for one serves the next.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    store: &'a Store,
+    queue: &'a Queue,
+    written: PhyOffset,
+    /// Where the file of the newest map begins.
+    file: Option<PhyOffset>,
+    /// What was read.
+    pub runs: LogRuns,
+}
+
+impl Messages<'_> {
+    /// Adds the message of an entry, as [`Store::message`] gives it; `false` when it is gone.
+    pub fn add(&mut self, entry: &QueueEntry) -> Result<bool, ReadError> {
+        if let Some((from, to)) = self.find(entry)
+            && let Some(bytes) = self.runs.maps.last().and_then(|map| map.get(from..to))
+            && self.is_sound(entry, bytes)
+        {
+            self.runs.push(from, to);
+            return Ok(true);
+        }
+        let Some(slice) = self.store.message(self.queue, entry)? else { return Ok(false) };
+        self.runs.maps.push(slice.map);
+        self.file = None;
+        self.runs.push(slice.from, slice.to);
+        Ok(true)
+    }
+
+    /// Where in the newest map the record lies that an entry names. `None` when that takes a closer look.
+    fn find(&mut self, entry: &QueueEntry) -> Option<(usize, usize)> {
+        let segments = self.store.log.segments();
+        let inside =
+            |start: PhyOffset| entry.phy >= start && entry.phy.since(start) < segments.segment_bytes();
+        let start = if let Some(start) = self.file.filter(|start| inside(*start)) {
+            start
+        } else {
+            let segment = segments.find(entry.phy)?;
+            self.runs.maps.push(segment.map().ok()?.clone());
+            *self.file.insert(segment.start())
+        };
+        if entry.phy + u64::from(entry.size) > self.written {
+            return None;
+        }
+        let from = usize::try_from(entry.phy.since(start)).ok()?;
+        Some((from, from.checked_add(entry.size as usize)?))
+    }
+
+    fn is_sound(&self, entry: &QueueEntry, bytes: &[u8]) -> bool {
+        if self.queue.is_trusted(entry.at) {
+            return self.written.since(entry.phy) <= RECENT_BYTES || is_sealed(bytes, entry.phy);
+        }
+        is_sealed(bytes, entry.phy)
+            && RecordView::parse(bytes)
+                .is_ok_and(|view| is_of(&view, self.queue) && view.queue_offset() == entry.at)
     }
 }
 
@@ -180,6 +288,12 @@ impl Store {
             }
             found => found.map(Some),
         }
+    }
+
+    /// Messages of `queue` to come, into the memory of `runs`.
+    pub fn messages<'a>(&'a self, queue: &'a Queue, mut runs: LogRuns) -> Messages<'a> {
+        runs.clear();
+        Messages { store: self, queue, written: self.max_offset(), file: None, runs }
     }
 
     /// The record that an entry names, if it is whole and the message that the entry is for.

@@ -109,15 +109,39 @@ fn host_at(bytes: &[u8], at: usize, v6: bool) -> SocketAddr {
 /// Bytes in which the end of a record may differ from the right checksum property and still have been one.
 const CRC_DAMAGE_MAX: usize = 4;
 
+/// The two digits of every number below 100, the lower one first, as the checksum property has them.
+const DIGIT_PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number: u8 = 0;
+    while number < 100 {
+        pairs[number as usize] = [b'0' + number % 10, b'0' + number / 10];
+        number += 1;
+    }
+    pairs
+};
+
 /// The checksum property that says `crc`.
+#[inline]
 fn crc_property(crc: u32) -> [u8; CRC_PROPERTY_BYTES] {
     let mut property = *CRC_HOLE;
     let mut rest = crc;
-    for digit in property.iter_mut().skip(CRC_HEAD.len()).take(10) {
-        *digit += (rest % 10).to_le_bytes()[0];
-        rest /= 10;
+    for pair in property[CRC_HEAD.len()..].as_chunks_mut::<2>().0.iter_mut().take(5) {
+        *pair = DIGIT_PAIRS[(rest % 100) as usize];
+        rest /= 100;
     }
     property
+}
+
+/// Whether `bytes` are a record that lies at `at` and is, byte for byte, what its checksum was made of. `false` only
+/// says that a closer look is needed: [`RecordView::check`] tells what is wrong, or that there is no checksum.
+#[inline]
+pub fn is_sealed(bytes: &[u8], at: PhyOffset) -> bool {
+    let Some((covered, property)) = bytes.split_last_chunk::<CRC_PROPERTY_BYTES>() else { return false };
+    bytes.len() >= RECORD_BYTES_MIN as usize
+        && u32_at(bytes, 0) as usize == bytes.len()
+        && matches!(u32_at(bytes, 4), MAGIC_V1 | MAGIC_V2)
+        && i64_at(bytes, PHY_OFFSET_AT) == at.to_wire()
+        && *property == crc_property(positive(crc32fast::hash(covered)))
 }
 
 /// What the checksum property of a record says.

@@ -376,3 +376,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_sealed_record_is_told_from_every_other() {
+    let host = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 10911);
+    let draft = RecordDraft {
+        topic: "T",
+        queue_id: crate::ids::QueueId::ZERO,
+        flag: 0,
+        sys_flag: SysFlag::default(),
+        born_at: Millis::new(1),
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_offset: PhyOffset::ZERO,
+        body: b"a body",
+        properties: b"",
+        append_crc: true,
+    };
+    let mut bytes = Vec::new();
+    draft.encode_into(&mut bytes).expect("encodable");
+    let at = PhyOffset::new(4711);
+    seal(&mut bytes, QueueOffset::new(3), at, Millis::new(2));
+    assert!(is_sealed(&bytes, at));
+    assert!(!is_sealed(&bytes, PhyOffset::new(4712)));
+    assert!(!is_sealed(&bytes[..bytes.len() - 1], at));
+    for place in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 1;
+        assert!(!is_sealed(&damaged, at), "byte {place}");
+    }
+    for crc in [0, 7, 10, 99, 100, 1_234_567_890, 0x7fff_ffff] {
+        let digits: String = format!("{crc:010}").chars().rev().collect();
+        assert!(crc_property(crc)[CRC_HEAD.len()..].starts_with(digits.as_bytes()), "{crc}");
+    }
+}
