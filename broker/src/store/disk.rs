@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +51,22 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Space of the file system that holds `dir`.
     fn space(&self, dir: &Path) -> io::Result<Space>;
+    /// The file system that holds `dir`, if it can be made durable as a whole. Only errors from now on are told by
+    /// its [`sync`](Volume::sync).
+    fn volume(&self, _dir: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        Ok(None)
+    }
+    /// Opens `path` as [`open`](Self::open) does. Where there is a [`volume`](Self::volume), a file that was
+    /// created, its directories among them, is durable only with its next sync.
+    fn open_unsynced(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, len)
+    }
+}
+
+/// A file system.
+pub trait Volume: Send + Sync + std::fmt::Debug {
+    /// Makes everything durable that was written or created in it.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// One open file.
@@ -67,10 +83,10 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn map(&self) -> io::Result<Map>;
     /// Makes every byte from `at` on zero. The length stays, also in a crash; durable with the next `sync`.
     fn zero_from(&self, at: u64) -> io::Result<()>;
-    /// The first byte at or behind `at` that was ever written, as far as the file system knows; `None` when
-    /// there are only holes.
-    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
-        Ok(Some(at))
+    /// The first stretch at or behind `at` that was ever written, as far as the file system knows; `None` when
+    /// there are only holes. What lies around it is zero.
+    fn next_data(&self, at: u64) -> io::Result<Option<Range<u64>>> {
+        Ok(Some(at..u64::MAX))
     }
 }
 
@@ -98,6 +114,18 @@ struct RealFile {
     file: File,
 }
 
+/// The file system of an open directory. The kernel tells each open file once of an error since it was opened.
+#[derive(Debug)]
+struct RealVolume {
+    dir: File,
+}
+
+impl Volume for RealVolume {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.dir)?)
+    }
+}
+
 impl Disk for RealDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
         let found = entries(dir)?.into_iter().filter(|(_, meta)| meta.is_file());
@@ -110,20 +138,26 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let create = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_dirs(parent(path)?)?;
-                create()?
-            }
-            other => other?,
-        };
+        let file = create(path, create_dirs)?;
         if file.metadata()?.len() == 0 && len > 0 {
             file.set_len(len)?;
             file.sync_all()?;
             sync_dir(parent(path)?)?;
         }
         Ok(Arc::new(RealFile { file }))
+    }
+
+    fn open_unsynced(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = create(path, create_dirs_unsynced)?;
+        if file.metadata()?.len() == 0 && len > 0 {
+            file.set_len(len)?;
+        }
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn volume(&self, dir: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        create_dirs(dir)?;
+        Ok(Some(Arc::new(RealVolume { dir: File::open(dir)? })))
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -221,13 +255,28 @@ impl DiskFile for RealFile {
         }
     }
 
-    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+    fn next_data(&self, at: u64) -> io::Result<Option<Range<u64>>> {
         match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(found) => Ok(Some(found)),
+            Ok(from) => {
+                let to = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(from))?;
+                Ok(Some(from..to))
+            }
             Err(rustix::io::Errno::NXIO) => Ok(None),
-            Err(rustix::io::Errno::INVAL) => Ok(Some(at)), // a file system that does not know
+            Err(rustix::io::Errno::INVAL) => Ok(Some(at..u64::MAX)), // a file system that does not know
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Opens a file, making it and, by `make_dirs`, its directories where they are missing.
+fn create(path: &Path, make_dirs: fn(&Path) -> io::Result<()>) -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_dirs(parent(path)?)?;
+            open()
+        }
+        other => other,
     }
 }
 
@@ -281,6 +330,10 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
         Some(above) if !above.as_os_str().is_empty() => sync_dir(above),
         _ => Ok(()),
     }
+}
+
+fn create_dirs_unsynced(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

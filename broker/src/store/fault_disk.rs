@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, DiskFile, Map, RealDisk, Space};
+use super::disk::{Disk, DiskFile, Map, RealDisk, Space, Volume};
 
 /// Input/output error.
 pub const EIO: i32 = 5;
@@ -117,9 +117,26 @@ impl Disk for FaultDisk {
         RealDisk.remove(path)
     }
 
+    fn volume(&self, dir: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
+        Ok(Some(Arc::new(FaultVolume { dir: dir.to_path_buf(), disk: self.clone() })))
+    }
+
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let told = self.lock().space;
         told.map_or_else(|| RealDisk.space(dir), Ok)
+    }
+}
+
+/// Fails as the files of its directory do.
+#[derive(Debug)]
+struct FaultVolume {
+    dir: PathBuf,
+    disk: FaultDisk,
+}
+
+impl Volume for FaultVolume {
+    fn sync(&self) -> io::Result<()> {
+        self.disk.check(&self.dir, Op::Sync)
     }
 }
 

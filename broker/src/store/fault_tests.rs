@@ -186,6 +186,39 @@ async fn a_failed_flush_of_a_queue_ends_the_checkpoints() {
     expect_kept(dir.path(), 11, &[]).await;
 }
 
+/// With many queues the file system is synced once for all of them.
+#[tokio::test]
+async fn many_queues_are_durable_together_or_no_checkpoint_counts_them() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = FaultDisk::default();
+    let store = open(dir.path(), FlushPolicy::Memory, &disk);
+    let mut batch = Batch::new();
+    let mut round = async |store: &Store, name: &str| {
+        for queue in 0..100 {
+            batch.clear();
+            push(store, &mut batch, "T", queue, name.as_bytes(), &format!("{name} {queue}"));
+            store.append_settled(&mut batch).await.expect("appended");
+        }
+        store.dispatched(store.max_offset()).await.expect("dispatched");
+    };
+    round(&store, "first").await;
+    let synced = disk.syncs("consumequeue");
+    store.keep_house().expect("a checkpoint");
+    assert_eq!(disk.syncs("consumequeue"), synced, "not one by one");
+    let checkpointed = store.max_offset();
+    round(&store, "second").await;
+    disk.fail(Op::Sync, "consumequeue", EIO);
+    assert!(store.keep_house().is_err());
+    disk.heal();
+    assert!(store.keep_house().is_err(), "what was not synced may be gone");
+    drop(store);
+    let store = open(dir.path(), FlushPolicy::Memory, &disk);
+    assert_eq!(store.recovered().from, checkpointed);
+    for queue in 0..100 {
+        assert_eq!(bodies(&store, "T", queue), ["first", "second"]);
+    }
+}
+
 #[tokio::test]
 async fn without_a_checkpoint_nothing_but_time_is_lost() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -17,19 +17,22 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicKind, TopicName};
 
-use super::disk::{Disk, DiskFile, Map, offset_path, parse_offset_name};
+use super::disk::{Disk, DiskFile, Map, Volume, offset_path, parse_offset_name};
 
 /// Bytes of one entry.
 pub const ENTRY_BYTES: u64 = 20;
 const BLANK_SIZE: u32 = 0x7FFF_FFFF;
 /// Unwritten entries are written once they fill this many bytes.
 const PENDING_MAX: usize = 16 * 1024;
+
+/// Queue files that are made durable one by one; when there are more, the whole file system is.
+pub(super) const SYNCS_MAX: usize = 64;
 
 /// Where one message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +91,30 @@ pub struct Queue {
     files: Mutex<Files>,
 }
 
+/// What all queues of a store share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub disk: Arc<dyn Disk>,
+    /// Their file system, if it can be made durable as a whole.
+    pub volume: Option<Arc<dyn Volume>>,
+    /// Length of a queue file in bytes; rounded up to whole entries.
+    pub file_bytes: u64,
+    /// Files that are open.
+    pub open: Arc<AtomicUsize>,
+    /// Files that may stay open when they are not in use.
+    pub open_max: usize,
+}
+
+impl Shared {
+    /// Whether so many files are open that those to come are made durable together.
+    fn is_crowded(&self) -> bool {
+        self.volume.is_some() && self.open.load(Ordering::Relaxed) >= SYNCS_MAX
+    }
+}
+
 #[derive(Debug)]
 struct Files {
-    disk: Arc<dyn Disk>,
+    shared: Shared,
     dir: PathBuf,
     file_bytes: u64,
     /// Opened files, by first byte, in order. Files not listed here are opened when needed.
@@ -103,6 +127,8 @@ struct Files {
     /// A flush failed: what it was for may be gone, though the next one would succeed. No checkpoint may count
     /// on these files any more.
     sync_failed: bool,
+    /// Whether a file was made whose name is not durable yet.
+    unnamed: bool,
     /// Where the last entry's record is: gaps repeat it so that positions never fall.
     last_phy: PhyOffset,
 }
@@ -112,28 +138,28 @@ struct QueueFile {
     start: u64,
     file: Arc<dyn DiskFile>,
     map: OnceLock<Map>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for QueueFile {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Queue {
-    /// Opens the queue as it was when the log ended at `position`; `file_bytes` is rounded up to whole
-    /// entries.
-    pub(super) fn open(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        topic: TopicName,
-        id: QueueId,
-        file_bytes: u64,
-    ) -> io::Result<Self> {
-        let file_bytes = file_bytes.div_ceil(ENTRY_BYTES) * ENTRY_BYTES;
+    /// Opens the queue as its files say.
+    pub(super) fn open(shared: &Shared, dir: PathBuf, topic: TopicName, id: QueueId) -> io::Result<Self> {
         let mut files = Files {
-            disk,
             dir,
-            file_bytes,
+            file_bytes: shared.file_bytes.div_ceil(ENTRY_BYTES) * ENTRY_BYTES,
+            shared: shared.clone(),
             open: Vec::new(),
             pending: Vec::new(),
             pending_at: 0,
             unsynced: Vec::new(),
             sync_failed: false,
+            unnamed: false,
             last_phy: PhyOffset::ZERO,
         };
         let (first, end) = files.bounds()?;
@@ -296,6 +322,29 @@ impl Queue {
         files.sync()
     }
 
+    /// Writes the entries that are only in memory. The caller makes the file system durable, and tells when that
+    /// [failed](Self::note_failed_sync).
+    pub(super) fn write(&self) -> io::Result<()> {
+        self.dirty.store(false, Ordering::SeqCst);
+        let mut files = self.lock();
+        files.check_sync()?;
+        files.write_pending()?;
+        files.unsynced.clear();
+        files.unnamed = false;
+        files.close_some();
+        Ok(())
+    }
+
+    /// What was written last may be gone, though the next sync would succeed.
+    pub(super) fn note_failed_sync(&self) {
+        self.lock().sync_failed = true;
+    }
+
+    /// Whether it has files that only a sync of the whole file system makes durable.
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.lock().unnamed
+    }
+
     /// Forgets every entry of a record that does not end at or below `end`.
     pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
         let mut files = self.lock();
@@ -355,7 +404,7 @@ impl Queue {
 
 impl Files {
     fn starts(&self) -> io::Result<Vec<u64>> {
-        let listed = self.disk.list(&self.dir)?;
+        let listed = self.shared.disk.list(&self.dir)?;
         Ok(listed.iter().filter_map(|(name, _)| parse_offset_name(name)).collect())
     }
 
@@ -366,7 +415,13 @@ impl Files {
         for start in starts.iter().rev().copied() {
             let base = start / ENTRY_BYTES;
             let file = self.file(start)?;
-            let entries = file.file.length()?.min(self.file_bytes) / ENTRY_BYTES;
+            // Looking into a hole would have it filled with pages.
+            let end = match file.file.next_data(0)? {
+                Some(data) if data.start == 0 => data.end.saturating_add(ENTRY_BYTES),
+                Some(_) => u64::MAX,
+                None => 0,
+            };
+            let entries = file.file.length()?.min(self.file_bytes).min(end) / ENTRY_BYTES;
             let map = file.map()?;
             let written =
                 partition_point(entries, |n| decode_in(map, n, QueueOffset::new(base + n)).is_some());
@@ -383,15 +438,25 @@ impl Files {
             Ok(at) => Ok(Arc::clone(&self.open[at])),
             Err(at) => {
                 let path = offset_path(&self.dir, start);
-                let file = self.disk.open(&path, self.file_bytes)?;
+                let file = if self.shared.is_crowded() {
+                    // It may be made just now.
+                    self.unnamed = true;
+                    self.shared.disk.open_unsynced(&path, self.file_bytes)?
+                } else {
+                    self.shared.disk.open(&path, self.file_bytes)?
+                };
                 let len = file.length()?;
                 if len < self.file_bytes {
                     tracing::error!(path = %path.display(), len, expected = self.file_bytes, "a file of a consume queue is cut short; what it lacks is looked for in the log");
                     // Its last byte gives it its length.
                     file.write_at(self.file_bytes - 1, &[0])?;
                 }
-                let file = Arc::new(QueueFile { start, file, map: OnceLock::new() });
-                self.open.insert(at, Arc::clone(&file));
+                let open = Arc::clone(&self.shared.open);
+                let others = open.fetch_add(1, Ordering::Relaxed);
+                let file = Arc::new(QueueFile { start, file, map: OnceLock::new(), open });
+                if others < self.shared.open_max {
+                    self.open.insert(at, Arc::clone(&file));
+                }
                 Ok(file)
             }
         }
@@ -507,15 +572,27 @@ impl Files {
         Ok(())
     }
 
-    /// Makes written entries durable. After a failure never again: the system may have dropped what it could
-    /// not write, and a second flush would succeed without it. No checkpoint is saved then, so the next start
-    /// builds the entries again from the log.
-    fn sync(&mut self) -> io::Result<()> {
+    fn check_sync(&self) -> io::Result<()> {
         if self.sync_failed {
             return Err(io::Error::other(
                 "an earlier flush of this consume queue failed: restart the broker, which builds it again",
             ));
         }
+        Ok(())
+    }
+
+    /// Closes the files when there are many in all queues together; they are opened again when they are needed.
+    fn close_some(&mut self) {
+        if self.shared.open.load(Ordering::Relaxed) > self.shared.open_max / 4 * 3 {
+            self.open.clear();
+        }
+    }
+
+    /// Makes written entries durable. After a failure never again: the system may have dropped what it could
+    /// not write, and a second flush would succeed without it. No checkpoint is saved then, so the next start
+    /// builds the entries again from the log.
+    fn sync(&mut self) -> io::Result<()> {
+        self.check_sync()?;
         for start in std::mem::take(&mut self.unsynced) {
             let synced = self.file(start).and_then(|file| file.file.sync());
             self.sync_failed = synced.is_err();
@@ -539,9 +616,9 @@ impl Files {
         // From the end: a crash on the way leaves no hole.
         for start in self.starts()?.into_iter().rev() {
             if start >= byte {
-                self.disk.remove(&offset_path(&self.dir, start))?;
+                self.shared.disk.remove(&offset_path(&self.dir, start))?;
             } else if start + self.file_bytes > byte {
-                let file = self.disk.open(&offset_path(&self.dir, start), self.file_bytes)?;
+                let file = self.shared.disk.open(&offset_path(&self.dir, start), self.file_bytes)?;
                 file.zero_from(byte - start)?;
             }
         }
@@ -556,7 +633,7 @@ impl Files {
             if start + self.file_bytes <= min * ENTRY_BYTES {
                 self.open.retain(|file| file.start != start);
                 self.unsynced.retain(|unsynced| *unsynced != start);
-                self.disk.remove(&offset_path(&self.dir, start))?;
+                self.shared.disk.remove(&offset_path(&self.dir, start))?;
             }
         }
         Ok(())

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 
-use super::disk::Disk;
-use super::queue::{Queue, QueueEntry};
+use super::disk::{Disk, Volume};
+use super::queue::{Queue, QueueEntry, SYNCS_MAX, Shared};
 
 /// Queues of one topic, by number.
 type TopicQueues = Vec<Option<Arc<Queue>>>;
@@ -20,12 +20,17 @@ type TopicQueues = Vec<Option<Arc<Queue>>>;
 /// Queue numbers a record may name; beyond it the record is taken for damaged.
 pub const QUEUE_ID_MAX: u32 = 65_535;
 
+/// Queue files that may stay open: half of what the process may have, for connections need theirs.
+fn open_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX))
+}
+
 /// Every queue of the store.
 #[derive(Debug)]
 pub struct Queues {
-    disk: Arc<dyn Disk>,
     dir: PathBuf,
-    file_bytes: u64,
+    shared: Shared,
     topics: RwLock<HashMap<TopicName, TopicQueues>>,
     /// Queues with entries that are not on the disk yet, each once.
     dirty: Mutex<Vec<Arc<Queue>>>,
@@ -34,19 +39,21 @@ pub struct Queues {
 impl Queues {
     /// Opens all queues of the directory.
     pub(super) fn open(disk: Arc<dyn Disk>, store: &Path, file_bytes: u64) -> io::Result<Self> {
-        let queues = Self {
-            dir: store.join("consumequeue"),
+        let dir = store.join("consumequeue");
+        let shared = Shared {
+            volume: disk.volume(&dir)?,
             disk,
             file_bytes,
-            topics: RwLock::new(HashMap::new()),
-            dirty: Mutex::new(Vec::new()),
+            open: Arc::default(),
+            open_max: open_max(),
         };
-        for name in queues.disk.dirs(&queues.dir)? {
+        let queues = Self { dir, shared, topics: RwLock::new(HashMap::new()), dirty: Mutex::new(Vec::new()) };
+        for name in queues.shared.disk.dirs(&queues.dir)? {
             let Ok(topic) = TopicName::storable(&name) else {
                 tracing::warn!(name, "a directory of the consume queues is no topic name; it is left alone");
                 continue;
             };
-            for id in queues.disk.dirs(&queues.dir.join(&name))? {
+            for id in queues.shared.disk.dirs(&queues.dir.join(&name))? {
                 if let Some(id) = id.parse().ok().filter(|id| *id <= QUEUE_ID_MAX) {
                     queues.get_or_open(&topic, QueueId::new(id))?;
                 }
@@ -82,7 +89,7 @@ impl Queues {
             return Ok(Arc::clone(queue));
         }
         let dir = self.dir.join(topic.as_ref() as &str).join(id.to_string());
-        let queue = Arc::new(Queue::open(Arc::clone(&self.disk), dir, topic.clone(), id, self.file_bytes)?);
+        let queue = Arc::new(Queue::open(&self.shared, dir, topic.clone(), id)?);
         *place = Some(Arc::clone(&queue));
         Ok(queue)
     }
@@ -124,16 +131,45 @@ impl Queues {
     /// Writes and syncs every entry that is not on the disk yet.
     pub(super) fn flush(&self) -> io::Result<()> {
         let dirty = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut failure = None;
-        for queue in dirty {
-            if let Err(error) = queue.flush() {
-                failure = Some(error);
+        let many = dirty.len() > SYNCS_MAX || dirty.iter().any(|queue| queue.is_unnamed());
+        match &self.shared.volume {
+            Some(volume) if many => self.flush_volume(volume.as_ref(), dirty),
+            _ => self.flush_each(dirty, Queue::flush).1,
+        }
+    }
+
+    /// Flushes queues by `flush`; those that fail are dirty again. Returns the others.
+    fn flush_each(
+        &self,
+        mut queues: Vec<Arc<Queue>>,
+        flush: impl Fn(&Queue) -> io::Result<()>,
+    ) -> (Vec<Arc<Queue>>, io::Result<()>) {
+        let mut result = Ok(());
+        queues.retain(|queue| {
+            let Err(error) = flush(queue) else { return true };
+            result = Err(error);
+            if queue.mark_dirty() {
+                self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(queue));
+            }
+            false
+        });
+        (queues, result)
+    }
+
+    /// Writes all, then makes them durable together: with thousands of queues one sync each takes most of the time
+    /// of a checkpoint.
+    fn flush_volume(&self, volume: &dyn Volume, dirty: Vec<Arc<Queue>>) -> io::Result<()> {
+        let (written, result) = self.flush_each(dirty, Queue::write);
+        if let Err(error) = volume.sync() {
+            for queue in written {
+                queue.note_failed_sync();
                 if queue.mark_dirty() {
                     self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
                 }
             }
+            return Err(error);
         }
-        failure.map_or(Ok(()), Err)
+        result
     }
 
     /// Applies `change` to every queue.

@@ -81,20 +81,20 @@ impl<'a> Replay<'a> {
             let (segment, map) = self.current.as_ref()?;
             let start = segment.start();
             // Holes are passed over unread: the rest of the last file is one most of the time.
-            let data =
-                segment.file().next_data(candidate.since(start)).unwrap_or(Some(candidate.since(start)));
-            let rest = match data {
-                Some(data) => {
-                    candidate = start + data;
-                    slice(map, data, limit.since(start).min(bytes))
-                }
-                None => &[],
-            };
-            let Some(skip) = candidate_in(rest) else {
+            let from = candidate.since(start);
+            let data = segment.file().next_data(from).unwrap_or(Some(from..bytes));
+            let Some(data) = data.filter(|data| data.start < bytes) else {
                 candidate = start + bytes;
                 continue;
             };
-            candidate += skip as u64;
+            // A length may begin in the hole before, as far as it is zero.
+            let from = from.max(data.start.saturating_sub(4));
+            let rest = slice(map, from, data.end.min(limit.since(start)).min(bytes));
+            let Some(skip) = candidate_in(rest) else {
+                candidate = (start + data.end.min(bytes)).max(candidate + 1);
+                continue;
+            };
+            candidate = start + from + skip as u64;
             if matches!(self.step(candidate, limit, Trust::Nothing), Step::Record(..)) {
                 return Some(candidate);
             }

@@ -203,6 +203,88 @@ async fn a_search_by_time_is_not_led_past_messages_by_a_lost_one() {
 }
 
 #[tokio::test]
+async fn records_behind_a_hole_are_found() {
+    use std::os::unix::fs::FileExt as _;
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = StoreOptions { segment_bytes: 64 * 1024, ..options(FlushPolicy::Memory) };
+    let store = open_as(dir.path(), &options).expect("the store opens");
+    for n in 0..100 {
+        send(&store, "T", 0, format!("message {n}").as_bytes(), &format!("u{n}")).await;
+    }
+    drop(store);
+    // The second and third page were never written.
+    let path = dir.path().join("commitlog/00000000000000000000");
+    let bytes = std::fs::read(&path).expect("read");
+    let file = std::fs::File::create(&path).expect("made anew");
+    file.set_len(64 * 1024).expect("its length");
+    file.write_all_at(&bytes[..4096], 0).expect("the first page");
+    file.write_all_at(&bytes[3 * 4096..], 3 * 4096).expect("the others");
+    drop(file);
+    let store = open_as(dir.path(), &options).expect("the store opens again");
+    let [(from, to)] = store.recovered().damaged[..] else { panic!("{:?}", store.recovered()) };
+    assert!(from.get() < 4096 && to.get() >= 3 * 4096 && to.get() < 3 * 4096 + 300, "{from} {to}");
+    let left = bodies(&store, "T", 0);
+    assert_eq!(
+        (left.first().map(String::as_str), left.last().map(String::as_str)),
+        (Some("message 0"), Some("message 99"))
+    );
+}
+
+#[tokio::test]
+async fn neighbours_in_the_log_are_one_run() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = StoreOptions { segment_bytes: 64 * 1024, ..options(FlushPolicy::Memory) };
+    for again in [false, true] {
+        let store = open_as(dir.path(), &options).expect("the store opens");
+        for n in 0..if again { 0 } else { 12 } {
+            // Two and two in one queue.
+            send(&store, "T", n / 2 % 2, format!("message {n}").as_bytes(), &format!("u{n}")).await;
+        }
+        let queue = store.find_queue("T", QueueId::ZERO).expect("the queue");
+        let mut entries = Vec::new();
+        queue.entries(QueueOffset::ZERO, 100, &mut entries);
+        let mut messages = store.messages(&queue, LogRuns::default());
+        for entry in &entries {
+            assert!(messages.add(entry).expect("readable"));
+        }
+        let runs = messages.runs;
+        assert_eq!((runs.messages(), runs.iter().count()), (6, 3));
+        assert_eq!(runs.bytes(), runs.iter().map(<[u8]>::len).sum::<usize>());
+        let joined: Vec<u8> = runs.iter().flatten().copied().collect();
+        let single: Vec<u8> = entries
+            .iter()
+            .flat_map(|entry| store.read(entry.phy, entry.size).expect("readable").to_vec())
+            .collect();
+        assert_eq!(joined, single);
+    }
+}
+
+#[tokio::test]
+async fn a_run_has_no_damaged_message() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let mut placed = Vec::new();
+    for n in 0..5 {
+        placed.push(send(&store, "T", 0, format!("message {n}").as_bytes(), &format!("u{n}")).await);
+    }
+    store.close().expect("closed");
+    drop(store);
+    let store = open(dir.path());
+    // Behind the back of a store that is open: recovery has not seen it.
+    let path = dir.path().join("commitlog/00000000000000000000");
+    let file = std::fs::File::options().write(true).open(&path).expect("the log");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"?", placed[2].phy.get() + 95).expect("written");
+    let queue = store.find_queue("T", QueueId::ZERO).expect("the queue");
+    let mut entries = Vec::new();
+    queue.entries(QueueOffset::ZERO, 100, &mut entries);
+    let mut messages = store.messages(&queue, LogRuns::default());
+    let found: Vec<bool> = entries.iter().map(|entry| messages.add(entry).expect("readable")).collect();
+    assert_eq!(found, [true, true, false, true, true]);
+    assert_eq!((messages.runs.messages(), messages.runs.iter().count()), (4, 2));
+}
+
+#[tokio::test]
 async fn refused_stores_say_why() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = open(dir.path());

@@ -239,14 +239,13 @@ fn look(
 
 /// A big file's bytes from `from` on that are not zero: the first one. Holes are not read.
 fn first_nonzero(file: &dyn super::disk::DiskFile, map: &[u8], from: u64) -> io::Result<Option<u64>> {
-    const STEP: u64 = 64 * 1024;
     let mut at = from;
     while let Some(data) = file.next_data(at)? {
-        let start = usize::try_from(data).unwrap_or(usize::MAX);
-        let end = usize::try_from(data + STEP - data % STEP).unwrap_or(usize::MAX).min(map.len());
+        let start = usize::try_from(data.start).unwrap_or(usize::MAX);
+        let end = usize::try_from(data.end).unwrap_or(usize::MAX).min(map.len());
         let Some(bytes) = map.get(start..end).filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
         if let Some(found) = bytes.iter().position(|byte| *byte != 0) {
-            return Ok(Some(data + found as u64));
+            return Ok(Some(data.start + found as u64));
         }
         at = end as u64;
     }

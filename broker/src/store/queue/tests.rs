@@ -5,7 +5,11 @@ use super::*;
 
 fn open(dir: &std::path::Path) -> Queue {
     let topic = TopicName::parse("T").expect("a valid name");
-    Queue::open(Arc::new(RealDisk), dir.join("T/0"), topic, QueueId::ZERO, 320).expect("a queue")
+    Queue::open(&shared(100), dir.join("T/0"), topic, QueueId::ZERO).expect("a queue")
+}
+
+fn shared(open_max: usize) -> Shared {
+    Shared { disk: Arc::new(RealDisk), volume: None, file_bytes: 320, open: Arc::default(), open_max }
 }
 
 fn entry(at: u64, phy: u64) -> QueueEntry {
@@ -68,6 +72,25 @@ fn a_queue_without_its_first_files_is_built_again_from_its_first_entry() {
     }
     assert_eq!((again.min(), again.max()), (QueueOffset::ZERO, QueueOffset::new(40)));
     assert_eq!(all(&again), all(&queue));
+}
+
+#[test]
+fn files_beyond_the_bound_are_opened_when_they_are_needed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let shared = shared(2);
+    let topic = TopicName::parse("T").expect("a valid name");
+    let queue = Queue::open(&shared, dir.path().join("T/0"), topic, QueueId::ZERO).expect("a queue");
+    for n in 0..80 {
+        queue.push(entry(n, n * 100)).expect("push");
+        if n % 7 == 0 {
+            queue.flush().expect("flush");
+        }
+    }
+    assert_eq!(all(&queue).len(), 80);
+    assert_eq!(shared.open.load(Ordering::Relaxed), 2);
+    queue.write().expect("written");
+    assert_eq!(shared.open.load(Ordering::Relaxed), 0, "more than three quarters of what may be");
+    assert_eq!(all(&open(dir.path())).len(), 80);
 }
 
 #[test]
