@@ -1,7 +1,8 @@
 //! `gantry serve`: runs the broker until it is told to stop.
 
 use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,6 +16,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return super::fail(2, &error),
     };
+    settle_allocator();
     super::log_to_stderr("info");
     raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -58,6 +60,27 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+/// What the C library's allocator is told: large blocks go back to the system when they are freed, and so does the
+/// end of the heap. By default it learns from large blocks that were freed to keep the next ones, until many times
+/// what is in use is kept.
+const ALLOCATOR: &str =
+    "glibc.malloc.mmap_threshold=262144:glibc.malloc.trim_threshold=524288:glibc.malloc.arena_max=4";
+
+/// The allocator reads its settings only when a process begins: begins this one again, once, under the same number.
+/// Settings that were there already are left as they are; where it does not work the broker only takes more memory.
+fn settle_allocator() {
+    const VARIABLE: &str = "GLIBC_TUNABLES";
+    if cfg!(not(target_env = "gnu")) || std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let mut arguments = std::env::args_os();
+        let mut again = Command::new(program);
+        again.arg0(arguments.next().unwrap_or_default()).args(arguments).env(VARIABLE, ALLOCATOR);
+        let _ = again.exec(); // it returns only when it did not work
     }
 }
 
