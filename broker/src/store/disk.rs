@@ -81,6 +81,15 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Maps the whole file for reading.
     fn map(&self) -> io::Result<Map>;
+    /// Reads what lies from byte `at` on into `bytes`; fewer at the file's end. For a look at a file that is closed
+    /// again: maps cost more, and have holes around them filled with pages.
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let map = self.map()?;
+        let rest = map.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let len = rest.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
     /// Makes every byte from `at` on zero. The length stays, also in a crash; durable with the next `sync`.
     fn zero_from(&self, at: u64) -> io::Result<()>;
     /// The first stretch at or behind `at` that was ever written, as far as the file system knows; `None` when
@@ -241,6 +250,19 @@ impl DiskFile for RealFile {
         // read. So no byte changes while a reference to it is alive.
         let map = unsafe { memmap2::MmapOptions::new().map(&self.file)? };
         Ok(Map(Arc::new(map)))
+    }
+
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.file.read_at(&mut bytes[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
     }
 
     fn zero_from(&self, at: u64) -> io::Result<()> {

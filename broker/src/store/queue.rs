@@ -30,6 +30,8 @@ pub const ENTRY_BYTES: u64 = 20;
 const BLANK_SIZE: u32 = 0x7FFF_FFFF;
 /// Unwritten entries are written once they fill this many bytes.
 const PENDING_MAX: usize = 16 * 1024;
+/// Bytes at the end of a file in which its last entry lies: a whole number of entries, more than a page.
+const TAIL_BYTES: usize = 410 * 20;
 
 /// Queue files that are made durable one by one; when there are more, the whole file system is.
 pub(super) const SYNCS_MAX: usize = 64;
@@ -131,6 +133,8 @@ struct Files {
     unnamed: bool,
     /// Where the last entry's record is: gaps repeat it so that positions never fall.
     last_phy: PhyOffset,
+    /// The end of the log at which the last entry is still one; zero when that is not known.
+    last_end: PhyOffset,
 }
 
 #[derive(Debug)]
@@ -161,13 +165,15 @@ impl Queue {
             sync_failed: false,
             unnamed: false,
             last_phy: PhyOffset::ZERO,
+            last_end: PhyOffset::ZERO,
         };
         let (first, end) = files.bounds()?;
         files.pending_at = end;
-        if let Some(last) = end.checked_sub(1).filter(|last| *last >= first)
+        if files.last_end == PhyOffset::ZERO
+            && let Some(last) = end.checked_sub(1).filter(|last| *last >= first)
             && let Some(entry) = files.read(last)?
         {
-            files.last_phy = entry.phy;
+            files.note_last(&entry);
         }
         Ok(Self {
             kind: topic.kind(),
@@ -348,8 +354,12 @@ impl Queue {
     /// Forgets every entry of a record that does not end at or below `end`.
     pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
         let mut files = self.lock();
-        files.write_pending()?;
         let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
+        if files.pending.is_empty() && files.last_end > PhyOffset::ZERO && files.last_end <= end {
+            self.next.store(last, Ordering::Relaxed);
+            return Ok(());
+        }
+        files.write_pending()?;
         let keep = files.partition(first, last, |entry| {
             entry.is_blank() && entry.phy < end || entry.phy + u64::from(entry.size) <= end
         })?;
@@ -363,10 +373,12 @@ impl Queue {
             self.min.store(0, Ordering::Release);
         }
         files.pending_at = keep;
-        files.last_phy = match keep.checked_sub(1).filter(|at| *at >= first) {
-            Some(at) => files.read(at)?.map_or(PhyOffset::ZERO, |entry| entry.phy),
-            None => PhyOffset::ZERO,
-        };
+        (files.last_phy, files.last_end) = (PhyOffset::ZERO, PhyOffset::ZERO);
+        if let Some(at) = keep.checked_sub(1).filter(|at| *at >= first)
+            && let Some(entry) = files.read(at)?
+        {
+            files.note_last(&entry);
+        }
         self.max.store(keep, Ordering::Release);
         self.own.fetch_min(keep, Ordering::Relaxed);
         self.next.store(keep, Ordering::Relaxed);
@@ -376,6 +388,9 @@ impl Queue {
     /// Moves the first visible entry to the first one at or behind `log_min`, and removes files that
     /// only hold earlier ones.
     pub(super) fn raise_min(&self, log_min: PhyOffset) -> io::Result<()> {
+        if log_min == PhyOffset::ZERO {
+            return Ok(());
+        }
         let mut files = self.lock();
         files.write_pending()?;
         let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
@@ -415,22 +430,42 @@ impl Files {
         for start in starts.iter().rev().copied() {
             let base = start / ENTRY_BYTES;
             let file = self.file(start)?;
-            // Looking into a hole would have it filled with pages.
-            let end = match file.file.next_data(0)? {
-                Some(data) if data.start == 0 => data.end.saturating_add(ENTRY_BYTES),
-                Some(_) => u64::MAX,
-                None => 0,
+            let written = if let Some(written) = self.written_in(&file)? {
+                written
+            } else {
+                let entries = file.file.length()?.min(self.file_bytes) / ENTRY_BYTES;
+                let map = file.map()?;
+                partition_point(entries, |n| decode_in(map, n, QueueOffset::ZERO).is_some())
             };
-            let entries = file.file.length()?.min(self.file_bytes).min(end) / ENTRY_BYTES;
-            let map = file.map()?;
-            let written =
-                partition_point(entries, |n| decode_in(map, n, QueueOffset::new(base + n)).is_some());
+            self.open.clear();
             if written > 0 || start == first {
-                self.open.clear();
                 return Ok((first / ENTRY_BYTES, base + written));
             }
         }
         Ok((0, 0))
+    }
+
+    /// How many entries a file holds, if the last of them lies where the file system says that its bytes end, as
+    /// it does unless something else was written there. Notes where that one's record is.
+    fn written_in(&mut self, file: &QueueFile) -> io::Result<Option<u64>> {
+        let Some(data) = file.file.next_data(0)? else { return Ok(Some(0)) };
+        let end = data.end.min(self.file_bytes).next_multiple_of(ENTRY_BYTES);
+        let mut bytes = [0; TAIL_BYTES];
+        let from = end.saturating_sub(TAIL_BYTES as u64);
+        let read = file.file.read_at(from, &mut bytes)?;
+        let tail = bytes.get(..read).unwrap_or_default();
+        let written =
+            partition_point(read as u64 / ENTRY_BYTES, |n| decode_in(tail, n, QueueOffset::ZERO).is_some());
+        let Some(last) = written.checked_sub(1).filter(|_| data.start == 0) else { return Ok(None) };
+        if let Some(entry) = decode_in(tail, last, QueueOffset::ZERO) {
+            self.note_last(&entry);
+        }
+        Ok(Some(from / ENTRY_BYTES + written))
+    }
+
+    fn note_last(&mut self, entry: &QueueEntry) {
+        self.last_phy = entry.phy;
+        self.last_end = if entry.is_blank() { entry.phy + 1 } else { entry.phy + u64::from(entry.size) };
     }
 
     fn file(&mut self, start: u64) -> io::Result<Arc<QueueFile>> {
@@ -518,7 +553,7 @@ impl Files {
 
     fn push(&mut self, entry: &QueueEntry) -> io::Result<()> {
         self.pending.extend_from_slice(&entry.encode());
-        self.last_phy = entry.phy;
+        self.note_last(entry);
         if self.pending.len() >= PENDING_MAX { self.write_pending() } else { Ok(()) }
     }
 

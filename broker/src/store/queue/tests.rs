@@ -94,6 +94,34 @@ fn files_beyond_the_bound_are_opened_when_they_are_needed() {
 }
 
 #[test]
+fn the_end_of_a_large_file_is_found_from_behind() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let shared = Shared { file_bytes: 100_000, ..shared(100) };
+    let open = || {
+        let topic = TopicName::parse("T").expect("a valid name");
+        Queue::open(&shared, dir.path().join("T/0"), topic, QueueId::ZERO).expect("a queue")
+    };
+    let queue = open();
+    for n in 0..12_000 {
+        queue.push(entry(n, n * 100)).expect("push");
+        if n % 613 == 0 || n == 4999 || n == 5000 || n == 11_999 {
+            queue.flush().expect("flush");
+            let again = open();
+            assert_eq!(again.max(), QueueOffset::new(n + 1));
+            assert_eq!(again.entry(QueueOffset::new(n)), Some(entry(n, n * 100)));
+        }
+    }
+    drop(queue);
+    for keep in [11_000, 10_001, 10_000, 9_999, 7, 1, 0] {
+        let queue = open();
+        queue.truncate(PhyOffset::new(keep * 100)).expect("cut");
+        assert_eq!((queue.max().get(), open().max().get()), (keep, keep));
+        queue.truncate(PhyOffset::new(keep * 100)).expect("nothing to cut");
+        assert_eq!(queue.max().get(), keep);
+    }
+}
+
+#[test]
 fn old_entries_go_with_the_log() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let queue = open(dir.path());
