@@ -98,7 +98,7 @@ impl Default for StoreOptions {
             segment_bytes: 1024 * 1024 * 1024,
             queue_file_bytes: 300_000 * queue::ENTRY_BYTES,
             staged_bytes_max: 32 * 1024 * 1024,
-            allocate_step: 64 * 1024 * 1024,
+            allocate_step: 16 * 1024 * 1024,
             reserve_bytes: 64 * 1024 * 1024,
             delay_levels: Arc::from([]),
             index: IndexOptions::default(),
