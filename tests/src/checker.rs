@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,12 @@ use gantry_client::{
 
 /// Contradictions that are written down; the rest is only counted.
 const VIOLATIONS_MAX: usize = 40;
-/// A check so long after an acknowledged end cannot have crossed it on the way.
+/// A check so long after an acknowledged end cannot have crossed it on the way, unless something was held up.
 const CROSSING_MAX: Duration = Duration::from_secs(2);
 /// Messages at the end of a queue that [`Checker::glance`] reads.
 const GLANCE: u64 = 16;
 /// An answer to a send may overtake the entry in the queue; not by so much, and a lost message never comes.
-const DISPATCHED_WITHIN: Duration = Duration::from_secs(2);
+const DISPATCHED_WITHIN: Duration = Duration::from_secs(5);
 /// Messages of one pull.
 const PULL: u32 = 32;
 
@@ -128,9 +129,14 @@ impl Entry {
         self.acknowledged && !matches!(self.kind, Kind::OneWay | Kind::Half(Fate::Rollback))
     }
 
+    /// Whether its place among others of its actor is known. What was not acknowledged may have waited in a
+    /// connection that nobody uses any more, and come in later.
     fn is_ordered(&self) -> bool {
-        matches!(self.kind, Kind::Serial | Kind::Batched { .. })
-            || (self.kind == Kind::Pipelined && self.first_attempt)
+        match self.kind {
+            Kind::Serial | Kind::Batched { .. } => self.acknowledged,
+            Kind::Pipelined => self.first_attempt,
+            Kind::OneWay | Kind::Delayed | Kind::Half(_) => false,
+        }
     }
 }
 
@@ -159,8 +165,38 @@ pub struct Counts {
     pub commits: u64,
     /// Messages that consumers and audits saw.
     pub seen: u64,
+    /// Messages that a consumer got again after it went back to what its group had committed.
+    pub redelivered: u64,
     /// Contradictions.
     pub violations: u64,
+}
+
+impl Counts {
+    fn both(&self, other: &Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            sent: join(self.sent, other.sent),
+            acknowledged: join(self.acknowledged, other.acknowledged),
+            resent: join(self.resent, other.resent),
+            recognised: join(self.recognised, other.recognised),
+            ended: join(self.ended, other.ended),
+            checks: join(self.checks, other.checks),
+            commits: join(self.commits, other.commits),
+            seen: join(self.seen, other.seen),
+            redelivered: join(self.redelivered, other.redelivered),
+            violations: join(self.violations, other.violations),
+        }
+    }
+
+    /// What happened since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        self.both(before, u64::saturating_sub)
+    }
+
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        *self = self.both(other, |left, right| left + right);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -170,6 +206,8 @@ struct Model {
     commits: BTreeMap<(String, MessageQueue), Commits>,
     /// Queues with news since the last glance.
     news: BTreeSet<MessageQueue>,
+    /// The number of each actor's next message.
+    next: HashMap<u16, u64>,
     counts: Counts,
     violations: Vec<String>,
 }
@@ -178,6 +216,8 @@ struct Model {
 #[derive(Debug)]
 pub struct Checker {
     seed: u64,
+    /// What a check may take to get here, in milliseconds.
+    crossing_ms: AtomicU64,
     /// Guards the model; held for one step of it, never across an await.
     model: Mutex<Model>,
 }
@@ -185,7 +225,24 @@ pub struct Checker {
 impl Checker {
     /// A model of an empty broker. The bodies depend on the seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, model: Mutex::default() }
+        let crossing_ms = u64::try_from(CROSSING_MAX.as_millis()).unwrap_or(u64::MAX);
+        Self { seed, crossing_ms: AtomicU64::new(crossing_ms), model: Mutex::default() }
+    }
+
+    /// Something holds everything up: from now on a check may be so much longer on its way.
+    pub fn allow_delay(&self, delay: Duration) {
+        let ms = u64::try_from((CROSSING_MAX + delay).as_millis()).unwrap_or(u64::MAX);
+        self.crossing_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// The number of an actor's next message.
+    pub fn next_seq(&self, actor: u16) -> u64 {
+        self.model().next.get(&actor).copied().unwrap_or_default()
+    }
+
+    /// A consumer got a message once more.
+    pub fn redelivered(&self) {
+        self.model().counts.redelivered += 1;
     }
 
     /// The seed.
@@ -227,6 +284,8 @@ impl Checker {
         };
         let mut model = self.model();
         model.counts.sent += 1;
+        let next = model.next.entry(ident.actor).or_default();
+        *next = (*next).max(ident.seq + 1);
         let before = model.messages.insert(ident, entry);
         assert!(before.is_none(), "{ident} is made twice: the workload is wrong");
     }
@@ -273,6 +332,7 @@ impl Checker {
 
     /// The broker asks how a transaction ended. Some are not known the first time.
     pub fn check(&self, message: &Received) -> Resolution {
+        let crossing = Duration::from_millis(self.crossing_ms.load(Ordering::Relaxed));
         let mut model = self.model();
         model.counts.checks += 1;
         let ident = Ident::of(message.body());
@@ -286,7 +346,7 @@ impl Checker {
             return Resolution::Unknown;
         };
         entry.checks += 1;
-        let late = entry.ended_at.map(|at| at.elapsed()).filter(|since| *since > CROSSING_MAX);
+        let late = entry.ended_at.map(|at| at.elapsed()).filter(|since| *since > crossing);
         let resolution = match fate {
             _ if entry.checks == 1 && ident.rng(self.seed).u8(..) < 64 => Resolution::Unknown,
             Fate::Commit => {

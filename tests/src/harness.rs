@@ -32,8 +32,10 @@ const LOG_TAIL: usize = 100;
 pub struct Gantry {
     /// `None` while it is stopped.
     child: Option<Child>,
-    dir: TempDir,
+    /// Holds what nobody keeps.
+    _scratch: Option<TempDir>,
     store: PathBuf,
+    log: PathBuf,
     flags: Vec<OsString>,
     /// A command that runs the broker, if not the system itself.
     through: Vec<OsString>,
@@ -47,54 +49,59 @@ impl Gantry {
     pub fn start(flags: &[&str]) -> Self {
         let dir = scratch();
         let store = dir.path().join("store");
-        Self::started(dir, store, flags, &[], None)
+        Self::new(dir, store, flags, &[], None).started()
     }
 
     /// Starts a broker on a directory that the caller keeps.
     pub fn start_on(store: &Path, flags: &[&str]) -> Self {
-        Self::started(scratch(), store.to_owned(), flags, &[], None)
+        Self::new(scratch(), store.to_owned(), flags, &[], None).started()
     }
 
     /// Starts a broker on the store of `faults`, which happen to it from its first step on, in every start.
     pub fn start_with(faults: &Faults, flags: &[&str]) -> Self {
-        Self::started(scratch(), faults.store().to_owned(), flags, &[], Some(faults))
+        Self::new(scratch(), faults.store().to_owned(), flags, &[], Some(faults)).started()
     }
 
     /// As [`start_with`](Self::start_with), for a broker that may be killed before it is ready; see
     /// [`try_restart`](Self::try_restart).
     pub fn try_start_with(faults: &Faults, flags: &[&str]) -> (Self, bool) {
-        let mut gantry = Self::stopped(scratch(), faults.store().to_owned(), flags, &[], Some(faults));
+        let mut gantry = Self::new(scratch(), faults.store().to_owned(), flags, &[], Some(faults));
         let ready = gantry.try_restart();
         (gantry, ready)
     }
 
     /// Starts a broker through another command, which must replace itself by what its last arguments say.
     pub fn start_through(through: &[&str], store: &Path, flags: &[&str]) -> Self {
-        Self::started(scratch(), store.to_owned(), flags, through, None)
+        Self::new(scratch(), store.to_owned(), flags, through, None).started()
     }
 
-    fn started(
-        dir: TempDir,
-        store: PathBuf,
-        flags: &[&str],
-        through: &[&str],
-        faults: Option<&Faults>,
-    ) -> Self {
-        let mut gantry = Self::stopped(dir, store, flags, through, faults);
-        gantry.restart();
-        gantry
+    /// A broker that is not started yet, with its store in `dir/store` and what it says in `dir/log`: both
+    /// stay. `faults`, if any, must be on that store.
+    pub fn kept(dir: &Path, flags: &[&str], faults: Option<&Faults>) -> Self {
+        Self::stopped(None, dir.join("store"), dir.join("log"), flags, &[], faults)
+    }
+
+    fn new(dir: TempDir, store: PathBuf, flags: &[&str], through: &[&str], faults: Option<&Faults>) -> Self {
+        let log = dir.path().join("log");
+        Self::stopped(Some(dir), store, log, flags, through, faults)
+    }
+
+    fn started(mut self) -> Self {
+        self.restart();
+        self
     }
 
     fn stopped(
-        dir: TempDir,
+        scratch: Option<TempDir>,
         store: PathBuf,
+        log: PathBuf,
         flags: &[&str],
         through: &[&str],
         faults: Option<&Faults>,
     ) -> Self {
         let ports = ports::free().expect("free ports");
         let [flags, through] = [flags, through].map(|all| all.iter().map(OsString::from).collect());
-        Self { child: None, dir, store, flags, through, faults: faults.cloned(), ports }
+        Self { child: None, _scratch: scratch, store, log, flags, through, faults: faults.cloned(), ports }
     }
 
     /// Starts it again on the same ports and store, after [`kill9`](Self::kill9) or
@@ -131,6 +138,34 @@ impl Gantry {
         false
     }
 
+    /// Starts it and sends SIGTERM `after` so long: it may be ready by then, or still recover, or not even listen
+    /// to signals yet. It must end soon.
+    pub fn restart_and_stop(&mut self, after: Duration) {
+        let output = self.spawn();
+        std::thread::sleep(after);
+        self.signal(Signal::TERM);
+        assert!(
+            self.ended_within(STOPPED_WITHIN),
+            "expected an end within {STOPPED_WITHIN:?} of SIGTERM {after:?} after its start"
+        );
+        drop(output);
+    }
+
+    /// Sends a signal to it.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the broker runs");
+        kill_process(pid(child), signal).expect("a signal can be sent");
+    }
+
+    /// Whether it ends within so long, by itself or by a signal. If so it is stopped, and can be started again.
+    pub fn ended_within(&mut self, within: Duration) -> bool {
+        let ended = self.child.as_mut().is_none_or(|child| wait(child, within).is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
     /// Waits until it was killed by SIGKILL: by a rule of its [`Faults`].
     pub fn wait_killed(&mut self) {
         let child = self.child.as_mut().expect("the broker runs");
@@ -154,7 +189,7 @@ impl Gantry {
 
     fn spawn(&mut self) -> ChildStdout {
         assert!(self.child.is_none(), "the broker still runs: stop it first");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
         let mut child = serve(&self.through, &self.store)
             .envs(self.faults.iter().flat_map(Faults::environment))
             .args(["--name-port", &self.ports.name.to_string()])
@@ -211,13 +246,7 @@ impl Gantry {
 
     /// What it said on standard error so far, of all its starts.
     pub fn log(&self) -> String {
-        fs::read(self.log_path())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.dir.path().join("log")
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 }
 

@@ -5,6 +5,7 @@ pub mod checker;
 pub mod faults;
 pub mod harness;
 pub mod java;
+pub mod lab;
 pub mod ports;
 pub mod vectors;
 pub mod workload;

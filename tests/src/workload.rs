@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,14 +20,18 @@ use crate::checker::{Attempt, Checker, Fate, Ident, Kind};
 
 /// Sends that a pipelining producer has under way.
 const WINDOW: usize = 16;
-/// The actors that each have a transaction under way.
-const TRANSACTIONS: RangeInclusive<u16> = 10..=13;
+/// The first of the actors that each have a transaction under way.
+const TRANSACTIONS: u16 = 100;
+/// The first of the actors that have many sends under way.
+const PIPELINES: u16 = 10;
 /// After this many messages the serial producer goes on in a new topic.
 const SERIAL_TOPIC: u64 = 400;
 /// What an actor waits after an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 /// What an actor waits now and then, so that one core is enough for load, broker and checker.
 const BREATH: Duration = Duration::from_millis(1);
+/// What an actor waits before each message once there are enough.
+const ENOUGH_PAUSE: Duration = Duration::from_millis(50);
 /// The property that holds a message's id; a resend carries the id of the first send.
 const UNIQ_KEY: &str = "UNIQ_KEY";
 
@@ -37,6 +40,26 @@ const BATCHED: &str = "crash-batched";
 const ONE_WAY: &str = "crash-one-way";
 const DELAYED: &str = "crash-delayed";
 const TRANSACTED: &str = "crash-transacted";
+
+/// How much of what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Producers with many sends under way, at most 80.
+    pub pipelines: u16,
+    /// Producers with one transaction under way, at most 1,000.
+    pub transactions: u16,
+    /// Whether there are one-at-a-time, batched, one-way and delayed sends too.
+    pub others: bool,
+    /// Messages after which the producers only trickle.
+    pub messages_max: u64,
+}
+
+impl Default for Mix {
+    /// Everything, without a bound.
+    fn default() -> Self {
+        Self { pipelines: 2, transactions: 4, others: true, messages_max: u64::MAX }
+    }
+}
 
 /// The running load. Drop it to break it off.
 #[derive(Debug)]
@@ -51,6 +74,8 @@ pub struct Load {
 #[derive(Debug)]
 struct Shared {
     checker: Arc<Checker>,
+    /// How many messages may have been sent before the producers only trickle.
+    enough: u64,
     /// Producers and consumers have connections of their own.
     sending: Client,
     receiving: Client,
@@ -59,25 +84,30 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts all actors.
-    pub async fn start(checker: Arc<Checker>, sending: Client, receiving: Client) -> Self {
+    /// Starts the actors of a mix. They go on where an earlier load of the same checker ended.
+    pub async fn start(checker: Arc<Checker>, sending: Client, receiving: Client, mix: Mix) -> Self {
+        let enough = checker.counts().sent.saturating_add(mix.messages_max);
         let shared = Arc::new(Shared {
             checker,
+            enough,
             sending,
             receiving,
             producers_stop: AtomicBool::new(false),
             consumers_stop: AtomicBool::new(false),
         });
         let mut producers = JoinSet::new();
-        producers.spawn(finish(Arc::clone(&shared).pipeline(1)));
-        producers.spawn(finish(Arc::clone(&shared).pipeline(2)));
-        producers.spawn(finish(Arc::clone(&shared).serial(3)));
-        producers.spawn(finish(Arc::clone(&shared).batches(4)));
-        producers.spawn(finish(Arc::clone(&shared).one_way(5)));
-        producers.spawn(finish(Arc::clone(&shared).delayed(6)));
+        for number in 0..mix.pipelines {
+            producers.spawn(finish(Arc::clone(&shared).pipeline(PIPELINES + number)));
+        }
+        if mix.others {
+            producers.spawn(finish(Arc::clone(&shared).serial(3)));
+            producers.spawn(finish(Arc::clone(&shared).batches(4)));
+            producers.spawn(finish(Arc::clone(&shared).one_way(5)));
+            producers.spawn(finish(Arc::clone(&shared).delayed(6)));
+        }
         let transactions = shared.transaction_producer().await.expect("a producer of a valid group starts");
-        for actor in TRANSACTIONS {
-            producers.spawn(Arc::clone(&shared).transact(transactions.clone(), actor));
+        for number in 0..mix.transactions {
+            producers.spawn(Arc::clone(&shared).transact(transactions.clone(), TRANSACTIONS + number));
         }
         let mut consumers = JoinSet::new();
         for topic in [PIPELINED, BATCHED, DELAYED, TRANSACTED] {
@@ -109,7 +139,11 @@ async fn finish(actor: impl Future<Output = Result<()>>) {
 }
 
 impl Shared {
-    fn sends_on(&self) -> bool {
+    /// Whether an actor shall send another message. When there are enough it takes its time.
+    async fn sends_on(&self) -> bool {
+        if self.checker.counts().sent >= self.enough {
+            tokio::time::sleep(ENOUGH_PAUSE).await;
+        }
         !self.producers_stop.load(Ordering::Acquire)
     }
 
@@ -127,8 +161,8 @@ impl Shared {
     async fn pipeline(self: Arc<Self>, actor: u16) -> Result<()> {
         let producer = self.sending.producer("crash-pipeline").start().await?;
         let mut window = VecDeque::with_capacity(WINDOW);
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             if window.len() == WINDOW
                 && let Some((ident, ticket)) = window.pop_front()
             {
@@ -169,8 +203,8 @@ impl Shared {
     /// One send after the other to the queue of one key; the client itself sends again. New topics all the time.
     async fn serial(self: Arc<Self>, actor: u16) -> Result<()> {
         let producer = self.sending.producer("crash-serial").start().await?;
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             let ident = Ident { actor, seq };
             let topic = format!("crash-serial-{}", seq / SERIAL_TOPIC);
             seq += 1;
@@ -186,8 +220,8 @@ impl Shared {
     /// Batches, one after the other.
     async fn batches(self: Arc<Self>, actor: u16) -> Result<()> {
         let producer = self.sending.producer("crash-batches").start().await?;
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             let count = Ident { actor, seq }.rng(self.checker.seed()).u64(2..20);
             let idents: Vec<_> = (seq..seq + count).map(|seq| Ident { actor, seq }).collect();
             seq += count;
@@ -211,8 +245,8 @@ impl Shared {
     /// Sends that nobody answers: they may be lost, but not changed or doubled.
     async fn one_way(self: Arc<Self>, actor: u16) -> Result<()> {
         let producer = self.sending.producer("crash-one-way").start().await?;
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             let ident = Ident { actor, seq };
             seq += 1;
             self.checker.sending(ident, ONE_WAY, Kind::OneWay);
@@ -226,8 +260,8 @@ impl Shared {
     /// Messages of the first delay level.
     async fn delayed(self: Arc<Self>, actor: u16) -> Result<()> {
         let producer = self.sending.producer("crash-delayed").start().await?;
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             let ident = Ident { actor, seq };
             seq += 1;
             self.checker.sending(ident, DELAYED, Kind::Delayed);
@@ -244,8 +278,8 @@ impl Shared {
 
     /// Transactions: ended by the producer, or left to the checker.
     async fn transact(self: Arc<Self>, producer: TransactionProducer, actor: u16) {
-        let mut seq = 0;
-        while self.sends_on() {
+        let mut seq = self.checker.next_seq(actor);
+        while self.sends_on().await {
             let ident = Ident { actor, seq };
             seq += 1;
             let mut rng = ident.rng(self.checker.seed() ^ 0x7A);
@@ -273,12 +307,13 @@ impl Shared {
     }
 
     /// Pulls a topic, looks at everything, commits; now and then goes on where the group has committed.
+    /// What comes a second time is counted.
     async fn consume(self: Arc<Self>, topic: &'static str) {
         let group = format!("{topic}-readers");
         let consumer = self.receiving.pull_consumer(&group).wait(Duration::from_millis(500)).start().await;
         let consumer = consumer.expect("a consumer of a valid group starts");
         let mut rng = fastrand::Rng::with_seed(self.checker.seed() ^ topic.len() as u64);
-        let mut due = BTreeMap::new();
+        let (mut due, mut seen) = (BTreeMap::new(), BTreeMap::new());
         while !self.consumers_stop.load(Ordering::Acquire) {
             if consumer.assigned().is_empty() {
                 match consumer.queues(topic).await {
@@ -291,6 +326,11 @@ impl Shared {
             let Some(queue) = messages.first().map(|message| message.queue().clone()) else { continue };
             let next = self.look(&messages, due.get(&queue).copied());
             due.insert(queue.clone(), next);
+            let seen: &mut u64 = seen.entry(queue.clone()).or_default();
+            for _ in messages.iter().filter(|message| message.queue_offset().get() < *seen) {
+                self.checker.redelivered();
+            }
+            *seen = next.max(*seen);
             self.commit(&consumer, &queue, QueueOffset::new(next)).await;
             if rng.u8(..) < 16 && self.seek(&consumer, &queue).await.is_ok() {
                 due.remove(&queue);

@@ -11,15 +11,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gantry_client::{Client, ClientOptions};
 use gantry_tests::checker::Checker;
 use gantry_tests::harness::Gantry;
-use gantry_tests::workload::Load;
+use gantry_tests::lab::stage::Stage;
+use gantry_tests::workload::Mix;
 
 /// Kills for each policy unless `GANTRY_KILLS` says otherwise.
 const KILLS: u32 = 12;
-/// After this much time everything that was left open must have an end.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// For how long the broker works between two kills, at most.
+const MOMENT_MAX: Duration = Duration::from_millis(400);
 /// Small files, so that kills meet their ends too; early checks; a short first delay level.
 const FLAGS: &[&str] = &[
     "--segment-bytes",
@@ -68,113 +68,51 @@ fn run(policy: &str) {
     println!("{policy}: {again}");
     let mut flags = vec!["--policy", policy];
     flags.extend(FLAGS);
-    let mut run = Run {
-        gantry: Gantry::start(&flags),
-        checker: Arc::new(Checker::new(seed)),
-        rng: fastrand::Rng::with_seed(seed),
-        ready: Vec::new(),
-        starts_killed: 0,
-        glances: 0,
-    };
+    let mut stage = Stage::new(Gantry::start(&flags), Arc::new(Checker::new(seed)), seed);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let started = Instant::now();
-    runtime.expect("a runtime").block_on(run.all(kills));
-    println!("{policy}: {kills} kills in {:.0?}, {}", started.elapsed(), run.summary());
-    for line in run.gantry.log().lines().filter(|line| line.contains(" ERROR ")) {
-        run.checker.violation(format!("the broker complains: {line}"));
+    runtime.expect("a runtime").block_on(all(&mut stage, kills));
+    println!("{policy}: {kills} kills in {:.0?}, {}", started.elapsed(), summary(&stage));
+    for line in stage.gantry.log().lines().filter(|line| line.contains(" ERROR ")) {
+        stage.checker.violation(format!("the broker complains: {line}"));
     }
-    run.checker.assert_clean(&again);
+    stage.checker.assert_clean(&again);
 }
 
-struct Run {
-    gantry: Gantry,
-    checker: Arc<Checker>,
-    rng: fastrand::Rng,
-    /// How long each start took until it was ready.
-    ready: Vec<Duration>,
-    starts_killed: u32,
-    glances: u32,
-}
-
-impl Run {
-    async fn all(&mut self, kills: u32) {
-        let (sending, receiving, auditing) = (self.client().await, self.client().await, self.client().await);
-        let mut load = Load::start(Arc::clone(&self.checker), sending, receiving).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        self.gantry.kill9();
-        self.restart();
-        let mut left = kills.saturating_sub(2);
-        while left > 0 {
+async fn all(stage: &mut Stage, kills: u32) {
+    let auditing = stage.auditor().await;
+    let mut load = stage.load(Mix::default()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stage.kill9();
+    stage.restart();
+    let mut left = kills.saturating_sub(2);
+    while left > 0 {
+        left -= 1;
+        stage.live(&auditing, MOMENT_MAX).await;
+        stage.kill9();
+        while left > 0 && stage.rng.u8(..) < 80 {
             left -= 1;
-            self.live(&auditing).await;
-            self.gantry.kill9();
-            while left > 0 && self.rng.u8(..) < 80 {
-                left -= 1;
-                self.kill_start();
-            }
-            self.restart();
+            stage.kill_start();
         }
-        load.stop_producers().await;
-        self.settle().await;
-        load.stop_consumers().await;
-        // Once more without load: what was settled stays.
-        self.gantry.kill9();
-        self.restart();
-        self.checker.audit(&auditing).await.expect("the broker answers while it is audited");
-        self.gantry.terminate();
+        stage.restart();
     }
+    load.stop_producers().await;
+    stage.settle().await;
+    load.stop_consumers().await;
+    // Once more without load: what was settled stays.
+    stage.kill9();
+    stage.restart();
+    stage.audit(&auditing).await;
+    stage.terminate();
+}
 
-    async fn client(&self) -> Client {
-        let options = ClientOptions::new(self.gantry.name_server().to_string())
-            .timeout(Duration::from_secs(3))
-            .heartbeat_interval(Duration::from_millis(200));
-        Client::connect(options).await.expect("the broker is ready")
-    }
-
-    /// Lets it work for a moment; looks at it meanwhile, as far as there is time.
-    async fn live(&mut self, auditing: &Client) {
-        let moment = Duration::from_millis(self.rng.u64(30..400));
-        // When the kill comes first there is nothing to compare.
-        if let Ok(Ok(())) = tokio::time::timeout(moment, self.checker.glance(auditing)).await {
-            self.glances += 1;
-            tokio::time::sleep(Duration::from_millis(self.rng.u64(0..100))).await;
-        }
-    }
-
-    fn restart(&mut self) {
-        let start = Instant::now();
-        tokio::task::block_in_place(|| self.gantry.restart());
-        self.ready.push(start.elapsed());
-    }
-
-    fn kill_start(&mut self) {
-        let usual = self.ready.last().copied().unwrap_or(Duration::from_millis(20));
-        let after = usual.mul_f64(self.rng.f64() * 1.2);
-        tokio::task::block_in_place(|| self.gantry.restart_and_kill9(after));
-        self.starts_killed += 1;
-    }
-
-    /// Waits until everything that is owed was seen.
-    async fn settle(&self) {
-        let deadline = Instant::now() + SETTLED_WITHIN;
-        while self.checker.owed() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        // A second commit or delivery of what was seen already would come now.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-
-    fn summary(&self) -> String {
-        let mut ready = self.ready.clone();
-        ready.sort();
-        let at = |part: usize| ready.get((ready.len() * part / 100).min(ready.len() - 1)).copied();
-        let [median, p99, max] = [50, 99, 100].map(|part| at(part).unwrap_or_default());
-        format!(
-            "{} of them during a start; start to ready: median {median:.1?}, p99 {p99:.1?}, max {max:.1?}; \
-             {} glances; {:?}",
-            self.starts_killed,
-            self.glances,
-            self.checker.counts()
-        )
-    }
+fn summary(stage: &Stage) -> String {
+    let [median, p99, max] = stage.start_times();
+    format!(
+        "{} of them during a start; start to ready: median {median:.1?}, p99 {p99:.1?}, max {max:.1?}; \
+         {} glances; {:?}",
+        stage.starts_killed,
+        stage.glances,
+        stage.checker.counts()
+    )
 }
