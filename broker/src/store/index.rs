@@ -17,8 +17,8 @@
 //!
 //! Applied keys wait in memory and are written in large runs, so that a slot page is written once for
 //! many keys. A run is written entries first, then slots, then the header: after a crash slots may name
-//! entries at or beyond `next`; those are skipped by following `before`, and dispatch adds the keys again
-//! (records below the header's end phy are known already).
+//! entries at or beyond `next`; those are skipped by following `before`, the next start puts the slots right,
+//! and dispatch adds the keys again (records below the header's end phy are known already).
 
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub const PENDING_WANTED: usize = 64 * 1024;
 const PENDING_MAX: usize = 4 * PENDING_WANTED;
 /// Entries looked at for one query, so that a crowded slot cannot stall the broker.
 const CHAIN_MAX: usize = 1_000_000;
+/// Unwritten entries in a row behind which no start looks for more of a run that a crash ended.
+const UNWRITTEN_MAX: u32 = 1024;
 /// What entry numbers of slot pages are grouped by when a run is written.
 const PAGE_SLOTS: u32 = 1024;
 
@@ -110,7 +112,7 @@ pub(super) struct Header {
 }
 
 /// One entry of a file; drawn above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub hash: u32,
     pub phy: i64,
@@ -207,7 +209,8 @@ impl KeyIndex {
             let file = disk.open(&path, len)?;
             files.push(IndexFile::open(path, file)?);
         }
-        let position = files.last().map_or(0, |file: &IndexFile| file.header.end_phy);
+        // Not that of the last file: a crash may have left it without a header.
+        let position = files.iter().map(|file: &IndexFile| file.header.end_phy).max().unwrap_or(0);
         let pending =
             Pending { position: PhyOffset::from_wire(position).unwrap_or_default(), ..Pending::default() };
         Ok(Self { disk, dir, options, pending: Mutex::new(pending), files: Mutex::new(files) })
@@ -341,12 +344,12 @@ impl KeyIndex {
         pending.position = pending.position.min(end);
         drop(pending);
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(last) = files.last()
-            && last.header.end_phy > end.to_wire()
-        {
-            // Entries of a cut log cannot be told from good ones by their slots: the file goes, and
-            // with it only the possibility to find these messages by key.
-            tracing::warn!(path = %last.path.display(), "the log was cut; its newest index file is dropped");
+        while let Some(last) = files.last_mut() {
+            last.cut(self.options, end)?;
+            if last.header.next > 1 {
+                break;
+            }
+            // Nothing is left, or it was only just made when a crash came.
             self.disk.remove(&last.path)?;
             files.pop();
         }
@@ -419,8 +422,54 @@ impl IndexFile {
         self.file.write_at(options.entry_at(self.header.next), &entries)?;
         self.file.sync()?;
         self.write_slots(options, &changed)?;
+        // After a power loss a header must not count entries that no slot leads to.
+        self.file.sync()?;
         self.file.write_at(0, &header.encode())?;
         self.file.sync()?;
+        self.header = header;
+        Ok(())
+    }
+
+    /// Forgets the entries of records at or beyond `end`, and puts the slots right that name such entries, or ones
+    /// of a run that a crash ended: once other entries have these numbers, the slots would lead to them.
+    fn cut(&mut self, options: IndexOptions, end: PhyOffset) -> io::Result<()> {
+        let map = self.map()?.clone();
+        let entry = |number| Entry::read(&map, options, number).filter(|_| number < options.entries);
+        let (before, mut next) = (self.header.next, self.header.next);
+        // From the end: a damaged entry in the middle costs no more than itself.
+        while next > 1 && entry(next - 1).is_some_and(|last| last.phy >= end.to_wire()) {
+            next -= 1;
+        }
+        let mut header = Header { next, ..self.header };
+        let mut changed: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
+        let (mut number, mut unwritten) = (next, 0);
+        while unwritten < UNWRITTEN_MAX
+            && let Some(left) = entry(number)
+        {
+            let slot = left.hash % options.slots;
+            if number >= before && left == Entry::default() {
+                unwritten += 1;
+            } else if slot_in(&map, slot) >= next && !changed.contains_key(&slot) {
+                let newest = newest_in(&map, options, slot, next);
+                header.slots -= u32::from(number < before && newest == 0).min(header.slots);
+                changed.insert(slot, newest);
+            }
+            number += 1;
+        }
+        if let Some(last) = entry(next - 1).filter(|_| next > 1 && next < before) {
+            header.end_phy = last.phy;
+            // Only seconds are known; no later record is in the file.
+            header.end_at = header.begin_at.saturating_add(i64::from(last.secs) * 1000 + 999);
+        }
+        if next < before {
+            tracing::warn!(path = %self.path.display(), keys = before - next, "the log was cut; keys behind its end are dropped");
+            self.file.write_at(0, &header.encode())?;
+            self.file.sync()?;
+        }
+        if !changed.is_empty() {
+            self.write_slots(options, &changed)?;
+            self.file.sync()?;
+        }
         self.header = header;
         Ok(())
     }

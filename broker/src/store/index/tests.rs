@@ -79,6 +79,74 @@ fn slots_left_by_a_crashed_run_are_seen_through() {
     assert_eq!(find(&again, "a"), [300, 100]);
 }
 
+/// Regression: the newest file went as a whole, and with it keys that no start adds again.
+#[test]
+fn a_cut_forgets_only_what_lies_behind_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut index = open(dir.path());
+    for n in 0..50 {
+        add(&index, "T", &format!("k{}", n % 10), n * 100);
+    }
+    index.write().expect("written");
+    for reopened in [false, true] {
+        index.truncate(PhyOffset::new(4500)).expect("cut");
+        if reopened {
+            index = open(dir.path());
+        }
+        assert_eq!(find(&index, "k3"), [4300, 3300, 2300, 1300, 300]);
+        assert_eq!(find(&index, "k5"), [3500, 2500, 1500, 500]);
+        assert_eq!(index.newest().1, PhyOffset::new(4400));
+    }
+    // Over the end of a file: the last one is empty then, and goes.
+    index.truncate(PhyOffset::new(3000)).expect("cut");
+    assert_eq!(find(&index, "k3"), [2300, 1300, 300]);
+    add(&index, "T", "k3", 3000);
+    index.write().expect("written");
+    assert_eq!(find(&index, "k3"), [3000, 2300, 1300, 300]);
+    assert_eq!(find(&open(dir.path()), "k3"), [3000, 2300, 1300, 300]);
+}
+
+/// Regression: a slot named an entry of a run that a crash ended; when another key got its number, the slot led
+/// to that one.
+#[test]
+fn slots_left_by_a_crashed_run_do_not_lead_to_later_keys() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    add(&index, "T", "a", 100);
+    index.write().expect("written");
+    let path = RealDisk.list(&dir.path().join("index")).expect("listed").remove(0).0;
+    let path = dir.path().join("index").join(path);
+    let header = std::fs::read(&path).expect("read")[..40].to_vec();
+    add(&index, "T", "a", 200);
+    index.write().expect("written");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[..40].copy_from_slice(&header);
+    std::fs::write(&path, bytes).expect("written");
+    // The log lost what was indexed last: another key gets the number.
+    let again = open(dir.path());
+    again.truncate(PhyOffset::new(200)).expect("cut");
+    add(&again, "T", "b", 200);
+    again.write().expect("written");
+    assert_eq!(find(&again, "a"), [100]);
+    assert_eq!(find(&again, "b"), [200]);
+}
+
+/// Regression: a file without a header, made just before a crash, made keys of the one before be added again.
+#[test]
+fn a_file_without_a_header_forgets_no_position() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    add(&index, "T", "a", 100);
+    index.write().expect("written");
+    let len = SMALL.file_bytes();
+    RealDisk.open(&dir.path().join("index/20991231235959999"), len).expect("made");
+    let again = open(dir.path());
+    assert_eq!(again.pending().position, PhyOffset::new(100));
+    again.truncate(PhyOffset::new(1000)).expect("cut");
+    assert_eq!(RealDisk.list(&dir.path().join("index")).expect("listed").len(), 1);
+    assert_eq!(find(&again, "a"), [100]);
+}
+
 #[test]
 fn names_are_times() {
     assert_eq!(file_name(Millis::new(0)), "19700101000000000");

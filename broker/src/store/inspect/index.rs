@@ -64,6 +64,8 @@ struct Current {
     last: Option<(i64, i64)>,
     /// Position of the last entry.
     last_phy: i64,
+    /// Its seconds.
+    last_secs: u32,
 }
 
 impl IndexChecks {
@@ -131,6 +133,7 @@ impl IndexChecks {
             first: None,
             last: None,
             last_phy: 0,
+            last_secs: 0,
         };
         if header.next > self.options.entries {
             let what = format!(
@@ -176,6 +179,7 @@ impl IndexChecks {
         *newest = current.number;
         current.number += 1;
         current.last_phy = entry.phy;
+        current.last_secs = entry.secs;
     }
 
     /// Looks at the entries of a record.
@@ -321,7 +325,10 @@ impl IndexChecks {
             );
             findings.add(finding(&done.name, 24, None, what));
         }
-        if let Some((at, _)) = done.last.filter(|(at, phy)| *phy == done.last_phy && *at != header.end_at) {
+        // A start that cut the file knows the seconds only.
+        let cut_at = header.begin_at.saturating_add(i64::from(done.last_secs) * 1000 + 999);
+        let ends = |at: i64| at == header.end_at || cut_at == header.end_at;
+        if let Some((at, _)) = done.last.filter(|(at, phy)| *phy == done.last_phy && !ends(*at)) {
             let what = format!(
                 "the header says that it ends at {} ms, its last record was stored at {at}",
                 header.end_at

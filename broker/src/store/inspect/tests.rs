@@ -172,6 +172,42 @@ async fn what_a_crash_leaves_is_no_damage() {
     assert!(counts.keys >= 38, "{}", counts.keys);
 }
 
+/// A power loss under the policy `memory`: the log ends before what queues and index name.
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_sound_after_the_next_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open(dir.path());
+    let mut places = Vec::new();
+    let checkpoint = dir.path().join("gantry.checkpoint");
+    let mut early = Vec::new();
+    for n in 0..15 {
+        places.push(send(&store, "T", 0, b"kept", &format!("u{n}")).await.phy.get());
+        if n == 4 {
+            store.keep_house().expect("a checkpoint");
+            early = fs::read(&checkpoint).expect("read");
+        }
+    }
+    store.keep_house().expect("a checkpoint");
+    drop(store);
+    fs::write(&checkpoint, early).expect("written");
+    let file = fs::File::options()
+        .write(true)
+        .open(dir.path().join("commitlog/00000000000000000000"))
+        .expect("writable");
+    file.write_all_at(&vec![0; usize::try_from(4096 - places[10]).expect("small")], places[10])
+        .expect("written");
+    let report = look_at(dir.path());
+    assert_eq!((report.findings.damage(), report.counts.records), (0, 10));
+    assert!(report.findings.mended() > 0);
+    let store = open(dir.path());
+    for (n, place) in (10..).zip(&places[10..13]) {
+        assert_eq!(send(&store, "T", 0, b"kept", &format!("v{n}")).await.phy.get(), *place);
+    }
+    store.close().expect("closed");
+    let counts = assert_clean(dir.path());
+    assert_eq!((counts.records, counts.entries, counts.keys), (13, 13, 26));
+}
+
 #[tokio::test]
 async fn records_of_deleted_topics_lack_no_entries() {
     let dir = tempfile::tempdir().expect("a temporary directory");
