@@ -147,6 +147,8 @@ pub struct Store {
     flusher: Mutex<Option<JoinHandle<()>>>,
     /// Log position and state of the last saved checkpoint; saves one that would say the same.
     saved: Mutex<Option<Positions>>,
+    /// Held while a checkpoint is taken: two at a time would write the same files.
+    checkpointing: Mutex<()>,
     closed: AtomicBool,
     recovered: Recovered,
     _lock: DirLock,
@@ -203,6 +205,7 @@ impl Store {
             signal: Arc::default(),
             flusher: Mutex::new(None),
             saved: Mutex::new(None),
+            checkpointing: Mutex::new(()),
             closed: AtomicBool::new(false),
             recovered,
             _lock: lock,
@@ -421,6 +424,7 @@ impl Store {
 
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the projections: their files should not outlive the records they name.
         self.log.flush().map_err(|failure| stopped(&failure))?;
         let applied = self.dispatcher.flush(&self.log)?;

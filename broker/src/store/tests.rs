@@ -440,3 +440,50 @@ async fn queues_built_again_from_the_log_list_a_topic_made_anew() {
     assert_eq!(placed.queue_offset, QueueOffset::new(1));
     assert_eq!(bodies(&store, "orders", 0), ["new", "newer"]);
 }
+
+/// A projection whose file takes a while to be written, and that notices a second writer.
+struct Slow(Arc<AtomicBool>);
+
+impl Projection for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+    fn position(&self) -> PhyOffset {
+        PhyOffset::ZERO
+    }
+    fn apply(&mut self, _: &Dispatched<'_>) -> Result<(), ApplyError> {
+        Ok(())
+    }
+    fn save(&mut self) -> Option<Save> {
+        let writing = Arc::clone(&self.0);
+        Some(Box::new(move || {
+            let alone = !writing.swap(true, Ordering::SeqCst);
+            (0..1000).for_each(|_| std::thread::yield_now());
+            writing.store(false, Ordering::SeqCst);
+            if alone { Ok(()) } else { Err(io::Error::other("two write the file at a time")) }
+        }))
+    }
+    fn truncate(&mut self, _: PhyOffset) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Regression: deleting a topic took a checkpoint while the housekeeper took one; both wrote the same files, and
+/// one of them failed.
+#[test]
+fn checkpoints_are_taken_one_at_a_time() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
+    let slow = Box::new(Slow(Arc::default()));
+    let store = Store::open(dir.path(), &options(FlushPolicy::Memory), Arc::new(RealDisk), clock, vec![slow])
+        .expect("the store opens");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    store.save_checkpoint().expect("a checkpoint");
+                }
+            });
+        }
+    });
+}

@@ -16,7 +16,7 @@ use super::finding::{Area, Finding, Findings, MessageRef, Severity};
 use super::{Known, RESTORE, START, first_nonzero, open_map};
 
 /// Files whose maps are kept for looking back.
-const MAPS_MAX: usize = 8;
+const MAPS_MAX: usize = 3;
 /// Damaged stretches that are remembered one by one.
 const STRETCHES_MAX: usize = 10_000;
 /// How often progress is told, in bytes.
