@@ -19,6 +19,8 @@ use super::{Known, RESTORE, START, first_nonzero, open_map};
 const MAPS_MAX: usize = 3;
 /// Damaged stretches that are remembered one by one.
 const STRETCHES_MAX: usize = 10_000;
+/// What is wrong with bytes that nothing was written to.
+const BLANK: &str = "it is blank";
 /// How often progress is told, in bytes.
 const PROGRESS_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -209,6 +211,7 @@ pub fn scan(
     let (min, limit) = (log.min(), log.limit());
     let (mut at, mut told) = (min, min);
     let mut current: Option<(u64, Map)> = None;
+    let mut is_told = false;
     while at < limit {
         if at >= told {
             progress(at - min, limit - min);
@@ -250,12 +253,11 @@ pub fn scan(
             }
             // After a clean stop the end is known.
             Ok(Slot::End) if known.is_clean() && known.is_ours && at == known.flushed => break,
-            Ok(Slot::End) => ("it is blank".to_owned(), None),
+            Ok(Slot::End) => (BLANK.to_owned(), None),
             Err(error) => (error.to_string(), None),
         };
         let Some(next) = log.resync(at, limit.min(at + RESYNC_BYTES))? else {
-            scanned.end = at;
-            torn(log, known, at, wrong, findings);
+            is_told = torn(log, known, at, wrong, findings);
             break;
         };
         stretch(log, &mut scanned.damaged, (at, next), wrong, findings);
@@ -264,7 +266,9 @@ pub fn scan(
     each(Seen::Boundary(at), findings)?;
     progress(limit - min, limit - min);
     scanned.end = at;
-    check_end(log, known, at, findings)?;
+    if !is_told {
+        check_end(log, known, at, findings)?;
+    }
     Ok(scanned)
 }
 
@@ -299,23 +303,25 @@ fn stretch(
     findings.add(log.finding(at, message, what, RESTORE));
 }
 
-/// The last thing in the log is no record: an unfinished write, unless it had been finished.
+/// The last thing in the log is no record: an unfinished write, unless it had been finished. Returns whether there is
+/// something, and it was told.
 fn torn(
     log: &LogFiles,
     known: &Known,
     at: u64,
     (what, message): (String, Option<MessageRef>),
     findings: &mut Findings,
-) {
-    let blank = message.is_none() && what == "it is blank";
+) -> bool {
+    let blank = message.is_none() && what == BLANK;
     if blank || at < known.flushed {
-        return; // told by the check of the end
+        return false; // told by the check of the end
     }
     let cut_off = !(known.is_clean() && known.is_ours);
     let what = format!("the log ends in something that is no record: {what}");
     let finding = log.finding(at, message, what, if cut_off { START } else { RESTORE });
     let severity = if cut_off { Severity::Mended } else { Severity::Damage };
     findings.add(Finding { severity, ..finding });
+    true
 }
 
 /// The log must reach to where it was flushed; what lies behind its end is zero.
