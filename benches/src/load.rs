@@ -145,8 +145,9 @@ pub struct Measured {
     pub client: Option<Used>,
 }
 
-/// Percentiles in milliseconds.
+/// Percentiles in milliseconds; not a number where a generator does not know them.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Latency {
     /// Median.
     pub p50: f64,
@@ -162,6 +163,13 @@ pub struct Latency {
     pub p99_99: f64,
     /// The slowest.
     pub max: f64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        let none = f64::NAN;
+        Self { p50: none, p90: none, p99: none, p99_9: none, p99_99: none, max: none }
+    }
 }
 
 /// Messages that were done in each interval from the start of the measured phase on.
@@ -299,6 +307,12 @@ mod tests {
         assert_eq!(measured.histogram_us, [(1000.5, 9), (5000.0, 1)]);
         assert!(measured.broker.unwrap().rss_anon_peak_mib > 0.0);
         assert!(shell(&format!("echo '{REPORT}'")).unwrap().broker.is_none());
+    }
+
+    #[test]
+    fn what_a_generator_does_not_know_is_no_number() {
+        let latency: Latency = serde_json::from_str(r#"{"mean":1.5,"max":2.0}"#).unwrap();
+        assert!(latency.p50.is_nan() && latency.max > 1.0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use gantry_tests::{apache, java};
 
 use super::{Peer, Policy, Server, Settings, rocketmq};
 use crate::failure::Failure;
-use crate::load::{self, Client, Load};
+use crate::load::{self, Load};
 
 /// One version of Apache's broker.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Peer for Apache {
     }
 
     fn can(&self, load: &Load) -> bool {
-        load.client == Client::Best
+        rocketmq::can(load)
     }
 
     fn start(&self, store: &Path, policy: Policy) -> Result<Box<dyn Server>, Failure> {
@@ -81,7 +81,7 @@ impl Server for Running {
     }
 
     fn generator(&self, load: &Load) -> Result<Command, Failure> {
-        Ok(rocketmq::generator(self.process.name_server(), self.process.pid(), load))
+        rocketmq::generator(self.process.name_server(), self.process.pid(), load)
     }
 
     fn first_send(&self) -> Result<(), Failure> {

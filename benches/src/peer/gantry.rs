@@ -9,7 +9,7 @@ use gantry_tests::harness;
 
 use super::{Peer, Policy, Server, rocketmq};
 use crate::failure::Failure;
-use crate::load::{self, Client, Load};
+use crate::load::{self, Load};
 
 /// Gantry.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Peer for Gantry {
     }
 
     fn can(&self, load: &Load) -> bool {
-        load.client == Client::Best
+        rocketmq::can(load)
     }
 
     fn start(&self, store: &Path, policy: Policy) -> Result<Box<dyn Server>, Failure> {
@@ -69,7 +69,7 @@ impl Server for Running {
     }
 
     fn generator(&self, load: &Load) -> Result<Command, Failure> {
-        Ok(rocketmq::generator(&self.name_server(), self.process.pid(), load))
+        rocketmq::generator(&self.name_server(), self.process.pid(), load)
     }
 
     fn first_send(&self) -> Result<(), Failure> {

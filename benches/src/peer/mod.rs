@@ -15,7 +15,11 @@
 //! A restart after SIGKILL is: drop the server, [`Peer::start`] on the same store.
 
 mod apache;
+mod daemon;
+mod driver;
 mod gantry;
+mod kafka;
+mod nats;
 mod rocketmq;
 
 use std::io;
@@ -47,6 +51,10 @@ pub enum Kind {
     #[value(name = "apache-5.4.0")]
     #[serde(rename = "apache-5.4.0")]
     Apache540,
+    /// Apache Kafka.
+    Kafka,
+    /// NATS with `JetStream`.
+    Nats,
 }
 
 impl Kind {
@@ -56,6 +64,8 @@ impl Kind {
             Self::Gantry => "Gantry",
             Self::Apache => "Apache 5.5.0",
             Self::Apache540 => "Apache 5.4.0",
+            Self::Kafka => "Kafka 4.3.1",
+            Self::Nats => "NATS 2.15.2",
         }
     }
 
@@ -65,6 +75,8 @@ impl Kind {
             Self::Gantry => Box::new(gantry::Gantry),
             Self::Apache => Box::new(apache::Apache::new("5.5.0", settings)),
             Self::Apache540 => Box::new(apache::Apache::new("5.4.0", settings)),
+            Self::Kafka => Box::new(kafka::Kafka),
+            Self::Nats => Box::new(nats::Nats),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What Gantry and Apache RocketMQ have in common: the protocol, and with it the load generator.
 
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gantry_client::proto::remoting::body::topic::TopicConfig;
 use gantry_client::{Client, ClientOptions, Message};
 use gantry_tests::harness;
 
+use super::driver::{self, Driver};
 use crate::failure::Failure;
-use crate::load::{Extent, Load, Running, What};
+use crate::load::{Client as LoadClient, Extent, Load, Running, What};
 use crate::stop;
 
 /// How long a broker that runs may take until it acknowledges a first message.
@@ -18,8 +20,35 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// One attempt: a request to a name server that does not listen yet must not use up the time.
 const ATTEMPT: Duration = Duration::from_secs(3);
 
+/// Whether there is a load generator.
+pub fn can(load: &Load) -> bool {
+    static OFFICIAL: OnceLock<bool> = OnceLock::new();
+    load.client == LoadClient::Best
+        || *OFFICIAL.get_or_init(|| match Driver::RocketMq.build() {
+            Ok(()) => true,
+            Err(failure) => {
+                eprintln!("SKIPPED, the benchmark classes of Apache RocketMQ: {failure}");
+                false
+            }
+        })
+}
+
+/// The load generator that a load asks for.
+pub fn generator(name_server: &str, pid: u32, load: &Load) -> Result<Command, Failure> {
+    match load.client {
+        LoadClient::Best => Ok(bench(name_server, pid, load)),
+        LoadClient::OfficialJava => {
+            // The official client writes its log into the home directory.
+            let home = format!("-Duser.home={}", Driver::RocketMq.dir().join("target").display());
+            let mut command = Driver::RocketMq.java(&["-Xmx1g", &home], "gantry.rocketmq.Official");
+            command.args([name_server, &driver::document(load)?]);
+            Ok(command)
+        }
+    }
+}
+
 /// `gantry bench` for a load.
-pub fn generator(name_server: &str, pid: u32, load: &Load) -> Command {
+fn bench(name_server: &str, pid: u32, load: &Load) -> Command {
     let mut command = Command::new(harness::binary());
     command.args(arguments(load)).args(["--name-server", name_server]);
     command.args(["--broker-pid", &pid.to_string(), "--output", "json"]);

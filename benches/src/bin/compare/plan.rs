@@ -11,6 +11,14 @@ pub const DRAINED: &str = "drain";
 /// Messages of a batch, and of a pull: Apache's brokers give at most so many.
 pub const BATCH: u32 = 32;
 
+/// What Apache RocketMQ's own benchmark classes do, with 64 threads.
+const OFFICIAL: [(&str, What, u32); 4] = [
+    ("send", What::Produce, 1),
+    ("send batches", What::Produce, BATCH),
+    ("send and consume", What::Consume { groups: 1 }, 1),
+    ("transaction", What::Transaction, 1),
+];
+
 /// How much of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Scale {
@@ -137,7 +145,7 @@ impl Shape {
     /// Transactions get a new broker each time: Apache 5.5.0 can keep a core busy after some, and the next run
     /// would pay for the one before.
     pub fn wants_new_broker(&self) -> bool {
-        self.part == Part::Transaction
+        self.load.what == What::Transaction
     }
 }
 
@@ -223,8 +231,12 @@ pub fn all(scale: &Scale) -> Vec<Shape> {
         let load = Load { connections, ..produce(&format!("connections-{connections}")) };
         add(Part::Connections, format!("send, 64 in flight, {} connections", count(connections)), load);
     }
-    let official = Load { client: Client::OfficialJava, ..produce("official") };
-    add(Part::Official, "send, 64 in flight, Apache's benchmark classes".to_owned(), official);
+    for (name, what, batch) in OFFICIAL {
+        let warmup = if what == What::Transaction { scale.first_transactions } else { 0 };
+        let topic = format!("official-{}", name.replace(' ', "-"));
+        let load = Load { client: Client::OfficialJava, what, batch, warmup, ..produce(&topic) };
+        add(Part::Official, format!("Apache's benchmark classes: {name}"), load);
+    }
     for queues in scale.many.queues {
         // Every queue has had some messages before anything is measured.
         let warmup = quick(20_000).max(u64::from(queues) * 4);

@@ -140,15 +140,15 @@ impl Report {
     pub fn run(&mut self, run: Run) {
         let Measured { messages_per_second, latency_ms, broker, errors, first_error, .. } = &run.measured;
         eprintln!(
-            "{} {} round {} {}: {messages_per_second:.0} messages/s, p50 {:.3} ms, p99 {:.3} ms, \
-             {:.2} CPU s per million, {errors} errors",
+            "{} {} round {} {}: {messages_per_second:.0} messages/s, p50 {} ms, p99 {} ms, \
+             {} CPU s per million, {errors} errors",
             run.policy.name(),
             run.shape,
             run.round,
             run.broker.name(),
-            latency_ms.p50,
-            latency_ms.p99,
-            broker.and_then(|used| used.cpu_seconds_per_million).unwrap_or(f64::NAN),
+            number(latency_ms.p50, 3),
+            number(latency_ms.p99, 3),
+            number(broker.and_then(|used| used.cpu_seconds_per_million).unwrap_or(f64::NAN), 2),
         );
         if let Some(why) = first_error {
             eprintln!("  the first error: {why}");

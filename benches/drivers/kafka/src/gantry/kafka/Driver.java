@@ -7,7 +7,6 @@ import java.util.Properties;
 import java.util.concurrent.ExecutionException;
 import java.util.function.Consumer;
 import org.apache.kafka.clients.admin.Admin;
-import org.apache.kafka.clients.admin.AdminClientConfig;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -28,9 +27,6 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * <p>A load prints {@code measuring} when the warm-up is over, and the report as JSON.
  */
 public final class Driver {
-    /** Thousands of partitions take their time. */
-    private static final int TOPIC_WITHIN_MS = 300_000;
-
     private Driver() {}
 
     public static void main(String[] arguments) throws Exception {
@@ -88,8 +84,6 @@ public final class Driver {
     private static void createTopic(String server, String name, int partitions) throws Exception {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", server);
-        settings.put(AdminClientConfig.DEFAULT_API_TIMEOUT_MS_CONFIG, TOPIC_WITHIN_MS);
-        settings.put(AdminClientConfig.REQUEST_TIMEOUT_MS_CONFIG, TOPIC_WITHIN_MS);
         try (Admin admin = Admin.create(settings)) {
             NewTopic topic = new NewTopic(name, Optional.of(partitions), Optional.of((short) 1));
             admin.createTopics(List.of(topic)).all().get();

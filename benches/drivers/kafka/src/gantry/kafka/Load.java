@@ -45,9 +45,9 @@ record Load(
         return body;
     }
 
-    /** What comes before the measured phase: so many messages, and so much time for the JVM's compiler. */
+    /** What comes before the measured phase: so many messages and, if there are any, time for the JVM's compiler. */
     Schedule warmUp() {
-        return new Schedule(warmup, WARM_UP_NANOS, WARM_UP_NANOS_MAX, batch, rate);
+        return new Schedule(warmup, warmup > 0 ? WARM_UP_NANOS : 0, WARM_UP_NANOS_MAX, batch, rate);
     }
 
     Schedule measured() {
