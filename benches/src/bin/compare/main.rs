@@ -1,9 +1,9 @@
 //! Measures Gantry and other brokers in turn: the figures of `benches/README.md`.
 //!
 //! ```text
-//! main ─▶ limits ─▶ the bare machine
-//!      ├▶ rounds ─▶ seat: a broker on its store; all of them, in turn   (plan: which load, how often)
-//!      └▶ alone  ─▶ seat: one at a time                                 ─▶ report: Markdown, JSON, HTML
+//! main ─▶ limits: the bare machine
+//!      ├▶ rounds, stored ─▶ seat: a broker on its store; all of them, in turn   (plan: which load, how often)
+//!      └▶ alone          ─▶ seat: one at a time                                 ─▶ report: Markdown, JSON, HTML
 //! ```
 //!
 //! Brokers, load generators and what the kernel says of them are the library of this crate. Everything it starts
@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod seat;
 mod stats;
+mod stored;
 
 use std::fs;
 use std::process::ExitCode;
@@ -48,7 +49,7 @@ impl Brokers {
                     report.broker(kind, peer.settings());
                     brokers.push((kind, peer));
                 }
-                Err(failure) => report.failed(kind, "installation", failure)?,
+                Err(failure) => report.failed(kind, "installation", &failure)?,
             }
         }
         Ok(Self(brokers))

@@ -58,7 +58,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Set {
-    /// A minute or two: shows that everything works. The JVMs are cold, nothing can be compared.
+    /// Some minutes: shows that everything works. The JVMs are cold, nothing can be compared.
     Quick,
     /// About half an hour: what the targets need three times, the other shapes once.
     Default,
@@ -137,9 +137,14 @@ impl Options {
 
     /// The brokers to measure.
     pub fn kinds(&self) -> Vec<Kind> {
+        let left_out = |kind: &Kind| match kind {
+            Kind::Apache => self.skip_apache,
+            // Seconds for each start, and nothing that a smoke run would show.
+            Kind::Apache540 => self.skip_apache || self.peers.is_empty() && self.set == Set::Quick,
+            _ => false,
+        };
         let chosen = if self.peers.is_empty() { Kind::value_variants() } else { &self.peers };
-        let apache = |kind: &Kind| matches!(kind, Kind::Apache | Kind::Apache540);
-        chosen.iter().copied().filter(|kind| !(self.skip_apache && apache(kind))).collect()
+        chosen.iter().copied().filter(|kind| !left_out(kind)).collect()
     }
 
     /// What of the brokers was chosen.

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::options::{Options, Part, Set};
 
+/// Most messages of the warm-up of sends under policy `disk`.
+const WARMUP_DISK: u64 = 4_000;
 /// Topic that is drained.
 pub const DRAINED: &str = "drain";
 /// Messages of a batch, and of a pull: Apache's brokers give at most so many.
@@ -30,8 +32,10 @@ pub struct Scale {
     pub millis: u64,
     /// Messages a second in the open loop.
     pub rate: u32,
-    /// Sends to a new broker before anything is measured, for the compilers of JVMs.
-    pub first_sends: u64,
+    /// Milliseconds of sends to a new broker before anything is measured, for the compilers of JVMs.
+    pub first_millis: u64,
+    /// Most messages of the warm-up of a run.
+    pub warmup_max: u64,
     /// Messages of a new broker whose bytes on the disk are counted.
     pub stored: u64,
     /// Transactions before those that are measured, on the same new broker.
@@ -44,13 +48,13 @@ pub struct Scale {
     pub idle_millis: u64,
     /// Starts of Gantry on empty stores.
     pub starts: u32,
-    /// Starts of every other broker.
+    /// Starts of every other broker; none to leave them out.
     pub peer_starts: u32,
     /// Bytes of bodies in the store that is recovered.
     pub recovery_bytes: u64,
     /// How often Gantry is killed under load and started again.
     pub kills: u32,
-    /// How often every other broker is.
+    /// How often every other broker is; none to leave them out.
     pub peer_kills: u32,
 }
 
@@ -85,27 +89,29 @@ impl Options {
 const QUICK: Scale = Scale {
     rounds: 1,
     more_rounds: 1,
-    millis: 500,
+    millis: 300,
     rate: 0,
-    first_sends: 5_000,
+    first_millis: 300,
+    warmup_max: 5_000,
     stored: 5_000,
     first_transactions: 2_000,
     drain: 50_000,
     many: Many { connections: [2, 20, 200], queues: [1, 8, 100, 1_000] },
     idle_millis: 1_000,
     starts: 3,
-    peer_starts: 1,
+    peer_starts: 0,
     recovery_bytes: 128 << 20,
     kills: 1,
-    peer_kills: 1,
+    peer_kills: 0,
 };
 
 const DEFAULT: Scale = Scale {
     rounds: 3,
     more_rounds: 1,
-    millis: 4_000,
+    millis: 3_000,
     rate: 0,
-    first_sends: 200_000,
+    first_millis: 5_000,
+    warmup_max: 100_000,
     stored: 100_000,
     first_transactions: 60_000,
     drain: 1_000_000,
@@ -118,15 +124,8 @@ const DEFAULT: Scale = Scale {
     peer_kills: 1,
 };
 
-const FULL: Scale = Scale {
-    rounds: 5,
-    more_rounds: 5,
-    millis: 10_000,
-    drain: 4_000_000,
-    peer_starts: 5,
-    peer_kills: 3,
-    ..DEFAULT
-};
+const FULL: Scale =
+    Scale { rounds: 5, more_rounds: 5, millis: 10_000, peer_starts: 5, peer_kills: 3, ..DEFAULT };
 
 /// A shape of load, the same for all brokers.
 #[derive(Clone, Debug)]
@@ -142,6 +141,17 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The load for a broker. Transactions need a long warm-up in the JVM of Apache's broker; where they take
+    /// longer and are compiled sooner, it would only cost time.
+    pub fn load_for(&self, kind: Kind) -> Load {
+        let mut load = self.load.clone();
+        let apache = matches!(kind, Kind::Gantry | Kind::Apache | Kind::Apache540);
+        if load.what == What::Transaction && !apache {
+            load.warmup /= 20;
+        }
+        load
+    }
+
     /// Transactions get a new broker each time: Apache 5.5.0 can keep a core busy after some, and the next run
     /// would pay for the one before.
     pub fn wants_new_broker(&self) -> bool {
@@ -154,42 +164,51 @@ impl Shape {
 pub fn shapes(options: &Options, policy: Policy) -> Vec<Shape> {
     let scale = options.scale();
     let everywhere = options.set != Set::Default || !options.policy.is_empty();
-    all(&scale)
-        .into_iter()
-        .filter(|shape| options.wants(shape.part))
-        // What no target is about is measured under one policy only.
-        .filter(|shape| everywhere || is_aimed_at(shape.part) || policy == Policy::Memory)
-        .collect()
+    let mut shapes = all(&scale);
+    shapes.retain(|shape| options.wants(shape.part) && (everywhere || is_measured(shape.part, policy)));
+    for shape in &mut shapes {
+        let aimed_at = is_aimed_at(shape, policy, &scale);
+        shape.rounds = if aimed_at { scale.rounds } else { scale.more_rounds };
+        if policy == Policy::Disk && shape.load.what == What::Produce {
+            // Some brokers take seconds for a few thousand messages, and nothing is the warmer for it.
+            shape.load.warmup = shape.load.warmup.min(WARMUP_DISK.max(u64::from(shape.load.queues)));
+        }
+    }
+    shapes
 }
 
-/// Whether a target or the figures of earlier reports are about it.
-const fn is_aimed_at(part: Part) -> bool {
-    matches!(
-        part,
-        Part::Send
-            | Part::Single
-            | Part::OpenLoop
-            | Part::Batch
-            | Part::Drain
-            | Part::Transaction
-            | Part::InFlight
-    )
+/// Whether the default set has it under a policy.
+const fn is_measured(part: Part, policy: Policy) -> bool {
+    match policy {
+        Policy::Memory => true,
+        Policy::Disk => matches!(
+            part,
+            Part::Send | Part::Single | Part::OpenLoop | Part::Batch | Part::InFlight | Part::Transaction
+        ),
+    }
+}
+
+/// Whether a target is about it.
+fn is_aimed_at(shape: &Shape, policy: Policy, scale: &Scale) -> bool {
+    match (shape.part, policy) {
+        (Part::Send | Part::Single, _) | (Part::Batch | Part::Drain | Part::Transaction, Policy::Memory) => {
+            true
+        }
+        (Part::Queues, Policy::Memory) => {
+            let [_, few, _, many] = scale.many.queues;
+            [few, many].contains(&shape.load.queues)
+        }
+        _ => false,
+    }
 }
 
 /// Every shape.
 pub fn all(scale: &Scale) -> Vec<Shape> {
     let extent = Extent::Millis(scale.millis);
-    let quick = |warmup: u64| warmup.min(scale.first_sends);
+    let quick = |warmup: u64| warmup.min(scale.warmup_max);
     let produce = |topic: &str| Load { extent, warmup: quick(20_000), ..Load::produce(topic) };
     let mut shapes = Vec::new();
-    let mut add = |part, name: String, load: Load| {
-        let rounds = if is_aimed_at(part) && part != Part::InFlight || part == Part::Queues {
-            scale.rounds
-        } else {
-            scale.more_rounds
-        };
-        shapes.push(Shape { part, name, load, rounds });
-    };
+    let mut add = |part, name: String, load: Load| shapes.push(Shape { part, name, load, rounds: 1 });
     let count = |count: u32| thousands(u64::from(count));
     add(Part::Send, "send, 64 in flight".to_owned(), produce("send"));
     let single = Load { in_flight: 1, warmup: quick(2_000), ..produce("single") };
@@ -257,7 +276,7 @@ pub fn queues_name(queues: u32) -> String {
 
 /// What a new broker gets before anything is measured.
 pub fn first_sends(scale: &Scale) -> Load {
-    Load { extent: Extent::Messages(scale.first_sends), ..Load::produce("first") }
+    Load { extent: Extent::Millis(scale.first_millis), ..Load::produce("first") }
 }
 
 /// What makes the topic that is drained.
@@ -299,6 +318,12 @@ mod tests {
         {
             assert!(memory.iter().any(|found| found == name) && !disk.iter().any(|found| found == name));
         }
+        let rounds: Vec<_> = shapes(&options, Policy::Memory)
+            .iter()
+            .filter(|shape| shape.part == Part::Queues)
+            .map(|shape| shape.rounds)
+            .collect();
+        assert_eq!(rounds, [1, 3, 1, 3]);
         let full = Options::parse_from(["compare", "--set", "full", "--rounds", "2", "--seconds", "3"]);
         assert_eq!(names(&full, Policy::Disk).len(), memory.len());
         assert!(shapes(&full, Policy::Disk).iter().all(|shape| shape.rounds == 2));

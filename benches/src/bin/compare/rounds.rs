@@ -5,20 +5,21 @@
 //!            then, for each round of transactions: a new A, first sends; a new B, first sends; …
 //! ```
 //!
-//! Those that are not measured are paused. A broker that fails is left out from then on, with a line in the report.
+//! Those that are not measured are paused. A broker that ends is left out from then on; whatever fails is a line of
+//! the report.
 
 use gantry_benches::failure::Failure;
-use gantry_benches::load::{Extent, Load, Measured};
-use gantry_benches::peer::{Kind, Policy};
+use gantry_benches::load::{Load, Measured};
+use gantry_benches::peer::{Kind, Policy, pause};
 use gantry_benches::stop;
 use serde::Serialize;
 
 use crate::Brokers;
-use crate::alone::names;
 use crate::options::{Options, Part};
-use crate::plan::{self, BATCH, Shape};
+use crate::plan::{self, Shape};
 use crate::report::Report;
 use crate::seat::Seat;
+use crate::stored;
 
 /// One measured run.
 #[derive(Clone, Debug, Serialize)]
@@ -71,20 +72,17 @@ fn in_turn(
     let with_store: Vec<_> = parts.iter().copied().chain(store.then_some(Part::Store)).collect();
     let mut seats = Vec::new();
     for (kind, peer) in brokers.of(&with_store, options) {
-        let mut figures = Vec::new();
-        let mut seated = || {
-            let seat = Seat::start(kind, peer, policy, options)?;
-            prepare(&seat, shapes, store, options, &mut figures)?;
-            gantry_benches::peer::pause(seat.server.as_ref())?;
-            Ok(seat)
-        };
-        match seated() {
+        let seated = Seat::start(kind, peer, policy, options).and_then(|seat| {
+            prepare(&seat, shapes, options)?;
+            pause(seat.server.as_ref()).and(Ok(seat))
+        });
+        match seated {
             Ok(seat) => seats.push(seat),
-            Err(failure) => report.failed(kind, &format!("policy {}", policy.name()), failure)?,
+            Err(failure) => report.failed(kind, &format!("policy {}", policy.name()), &failure)?,
         }
-        for (name, value) in figures {
-            report.figure(name, "B", None, kind, value);
-        }
+    }
+    if store {
+        stored::measure(&seats, &options.scale(), report)?;
     }
     for part in parts {
         let shapes: Vec<_> = shapes.iter().filter(|shape| shape.part == part).collect();
@@ -110,44 +108,23 @@ fn one_round(
     for turn in 0..seats.len() {
         // Who comes first changes: what drifts in the machine is charged to all.
         let Some(seat) = seats.get((turn + round as usize - 1) % seats.len()) else { continue };
-        if !brokers.can(seat.kind, &shape.load) {
+        if !brokers.can(seat.kind, &shape.load) || !report.holds(shape, policy, seat.kind) {
             continue;
         }
-        let measured = seat.awake(|seat| seat.measure(&shape.load));
+        let measured = seat.awake(|seat| seat.measure(&shape.load_for(seat.kind)));
         take(shape, policy, seat.kind, round, measured, report)?;
     }
     Ok(())
 }
 
-/// What a broker gets before anything is measured; the bytes of its messages on the disk.
-fn prepare(
-    seat: &Seat,
-    shapes: &[Shape],
-    store: bool,
-    options: &Options,
-    figures: &mut Vec<(&'static str, f64)>,
-) -> Result<(), Failure> {
+/// What a broker gets before anything is measured.
+fn prepare(seat: &Seat, shapes: &[Shape], options: &Options) -> Result<(), Failure> {
     let scale = options.scale();
     seat.measure(&plan::first_sends(&scale))?;
-    if store {
-        let extent = Extent::Messages(scale.stored);
-        let single = Load { extent, ..Load::produce("store") };
-        let batch = Load { batch: BATCH, in_flight: 8, ..single.clone() };
-        figures.push((names::STORED, stored(seat, &single)?));
-        figures.push((names::STORED_BATCH, stored(seat, &batch)?));
-    }
     if shapes.iter().any(|shape| shape.load.topic == plan::DRAINED) {
         seat.measure(&plan::fill(&scale))?;
     }
     Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes and counts are far below 2^52")]
-fn stored(seat: &Seat, load: &Load) -> Result<f64, Failure> {
-    let look = || seat.server.store_bytes().map_err(Failure::system("looking at the size of a store"));
-    let before = look()?;
-    let messages = seat.measure(load)?.messages.max(1);
-    Ok(look()?.saturating_sub(before) as f64 / messages as f64 - f64::from(load.size))
 }
 
 /// A shape that leaves so much behind that every run gets a new broker.
@@ -159,14 +136,15 @@ fn on_new_brokers(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let scale = options.scale();
+    let doing = doing(shape, policy);
     for round in 1..=shape.rounds {
         for (kind, peer) in brokers.of(&[shape.part], options) {
-            if !peer.can(&shape.load) || report.has_failed(kind, &shape.name) {
+            if !peer.can(&shape.load) || report.has_failed(kind, &doing) {
                 continue;
             }
             let measured = Seat::start(kind, peer, policy, options).and_then(|seat| {
                 seat.server.run(&plan::first_sends(&scale))?;
-                seat.measure(&shape.load)
+                seat.measure(&shape.load_for(kind))
             });
             take(shape, policy, kind, round, measured, report)?;
         }
@@ -183,13 +161,18 @@ fn take(
     report: &mut Report,
 ) -> Result<(), Failure> {
     stop::check()?;
-    let Shape { part, name, load, .. } = shape;
+    let Shape { part, name, .. } = shape;
     match measured {
         Ok(measured) => {
-            let (shape, load) = (name.clone(), load.clone());
+            let (shape, load) = (name.clone(), shape.load_for(broker));
             report.run(Run { part: *part, shape, policy, broker, round, load, measured });
             Ok(())
         }
-        Err(failure) => report.failed(broker, &format!("{name}, policy {}", policy.name()), failure),
+        Err(failure) => report.failed(broker, &doing(shape, policy), &failure),
     }
+}
+
+/// What is being done, for the line of what fails.
+pub fn doing(shape: &Shape, policy: Policy) -> String {
+    format!("{}, policy {}", shape.name, policy.name())
 }

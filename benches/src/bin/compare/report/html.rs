@@ -11,17 +11,18 @@ use super::{Report, Section};
 
 const STYLE: &str = "
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #fff; max-width: 1200px;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #fff; max-width: 1240px;
   margin: 2em auto; padding: 0 1.5em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #d5dce3; }
 h3 { font-size: 1.05em; margin: 1.4em 0 .3em; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .7em; border-bottom: 1px solid #e4e9ee; text-align: left; vertical-align: top; }
-th { background: #f3f6f9; } .n { text-align: right; white-space: nowrap; }
+th, td { padding: .25em .7em; border-bottom: 1px solid #e4e9ee; text-align: left; white-space: nowrap; }
+th { background: #f3f6f9; } .n { text-align: right; }
+.good { color: #14713f; font-weight: 600; } .bad { color: #b3261e; font-weight: 600; }
 .plots { display: flex; flex-wrap: wrap; gap: 1em; }
 svg { max-width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: #4a5866; }
-.g { stroke: #e4e9ee; fill: none; } .l { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.g { stroke: #e4e9ee; fill: none; } .l { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .key { display: inline-block; margin-right: 1.2em; font-size: 13px; }
 .key i { display: inline-block; width: 1.6em; height: 3px; vertical-align: middle; margin-right: .4em; }
 ";

@@ -18,16 +18,18 @@ use std::fmt::Write as _;
 use gantry_benches::failure::Failure;
 use gantry_benches::load::Measured;
 use gantry_benches::peer::{Kind, Policy};
+use gantry_benches::stop;
 use serde::Serialize;
 
 use crate::alone::Figure;
 use crate::limits::Limit;
 use crate::machine::Machine;
 use crate::options::{Options, Set};
-use crate::plan::{Scale, thousands};
-use crate::rounds::Run;
+use crate::plan::{Scale, Shape, thousands};
+use crate::rounds::{Run, doing};
 use crate::stats;
 use table::{Table, number, short};
+use targets::SEND;
 
 /// All that was found out.
 #[derive(Clone, Debug, Serialize)]
@@ -121,10 +123,9 @@ impl Report {
     }
 
     /// Something could not be measured: the run goes on, unless somebody wants it to end.
-    pub fn failed(&mut self, broker: Kind, doing: &str, failure: Failure) -> Result<(), Failure> {
-        if matches!(failure, Failure::Interrupted) {
-            return Err(failure);
-        }
+    pub fn failed(&mut self, broker: Kind, doing: &str, failure: &Failure) -> Result<(), Failure> {
+        // What was stopped has not failed by itself.
+        stop::check()?;
         let why = failure.to_string();
         eprintln!("{} FAILED, {doing}: {why}", broker.name());
         self.failures.push(Failed { broker, doing: doing.to_owned(), why });
@@ -134,6 +135,23 @@ impl Report {
     /// Whether a broker failed in what begins like this.
     pub fn has_failed(&self, broker: Kind, doing: &str) -> bool {
         self.failures.iter().any(|failed| failed.broker == broker && failed.doing.starts_with(doing))
+    }
+
+    /// Whether a broker can hold the rate of an open loop, as far as its sends without one say. Otherwise all that
+    /// would be measured is how long the queue became: that is a line of the report.
+    pub fn holds(&mut self, shape: &Shape, policy: Policy, broker: Kind) -> bool {
+        let sends = self.median(SEND, policy, THROUGHPUT, Some(broker));
+        let (Some(due), Some(sends)) = (shape.load.rate, sends) else { return true };
+        if sends >= f64::from(due) {
+            return true;
+        }
+        let doing = doing(shape, policy);
+        if !self.has_failed(broker, &doing) {
+            let why = format!("it sends {} without a timetable", rate(sends));
+            eprintln!("{}, {doing}: {why}", broker.name());
+            self.failures.push(Failed { broker, doing, why });
+        }
+        false
     }
 
     /// Takes a run.
@@ -302,8 +320,8 @@ impl Report {
         let Machine { cores, processor, memory_gib, kernel } = &self.machine;
         let Scale { rounds, more_rounds, millis, .. } = self.scale;
         let mut text = vec![format!(
-            "{cores} cores ({processor}), {memory_gib} GiB, Linux {kernel}. Medians of {rounds} round(s), shapes \
-             without a target {more_rounds}, of {} s; {:.0} minutes in all.",
+            "{cores} cores ({processor}), {memory_gib} GiB, Linux {kernel}. Medians of {rounds} round(s), of shapes \
+             without a target of {more_rounds}, each {} s long; {:.0} minutes in all.",
             number(f64::from(u32::try_from(millis).unwrap_or(u32::MAX)) / 1000.0, 1),
             self.minutes
         )];

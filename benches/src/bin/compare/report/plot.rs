@@ -153,14 +153,19 @@ fn drawn(
         "<text transform=\"translate(12 {half:.1}) rotate(-90)\" text-anchor=\"middle\">{y_name}</text>"
     );
     for line in lines {
-        let path = points(line).into_iter().fold(String::new(), |mut path, (at, value)| {
+        let points = points(line);
+        // A line of no length is a dot.
+        let dot = if points.len() == 1 { "h0" } else { "" };
+        let path = points.into_iter().fold(String::new(), |mut path, (at, value)| {
             let step = if path.is_empty() { 'M' } else { 'L' };
             let _ = write!(path, "{step}{:.1} {:.1}", x(at), y(value));
             path
         });
         let (name, colour) = (escaped(&line.name), colour(line.place));
-        let _ =
-            writeln!(svg, "<path class=\"l\" stroke=\"{colour}\" d=\"{path}\"><title>{name}</title></path>");
+        let _ = writeln!(
+            svg,
+            "<path class=\"l\" stroke=\"{colour}\" d=\"{path}{dot}\"><title>{name}</title></path>"
+        );
     }
     svg + "</svg>\n"
 }

@@ -33,7 +33,12 @@ impl Table {
     pub fn html(&self) -> String {
         let line = |name: &str, cells: &[String]| {
             let cells = cells.iter().enumerate().fold(String::new(), |mut text, (at, cell)| {
-                let class = if at < self.texts { "" } else { " class=n" };
+                let class = match cell.as_str() {
+                    "met" => " class=\"n good\"",
+                    "MISSED" => " class=\"n bad\"",
+                    _ if at < self.texts => "",
+                    _ => " class=n",
+                };
                 // Writing to a string does not fail.
                 let _ = write!(text, "<{name}{class}>{}</{name}>", escaped(cell));
                 text

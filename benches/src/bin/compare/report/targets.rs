@@ -12,7 +12,8 @@ use crate::plan::queues_name;
 const LEVEL: f64 = 1.1;
 const MB_BY_MIB: f64 = 1024.0 * 1024.0 / 1e6;
 
-const SEND: &str = "send, 64 in flight";
+/// The shape that shows what a broker can do.
+pub(super) const SEND: &str = "send, 64 in flight";
 const SINGLE: &str = "send, 1 in flight";
 const BATCH: &str = "send, batches of 32";
 const DRAIN: &str = "drain";
@@ -68,7 +69,13 @@ impl Report {
         table
     }
 
-    fn median(&self, shape: &str, policy: Policy, column: usize, kind: Option<Kind>) -> Option<f64> {
+    pub(super) fn median(
+        &self,
+        shape: &str,
+        policy: Policy,
+        column: usize,
+        kind: Option<Kind>,
+    ) -> Option<f64> {
         let value = self.row(shape, policy, kind?)?.values[column];
         value.is_finite().then_some(value)
     }

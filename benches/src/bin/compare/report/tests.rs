@@ -35,7 +35,7 @@ fn report() -> Report {
     report.figure(names::START, "ms", Some(50.0), Kind::Gantry, 120.0);
     report.figure(names::START, "ms", Some(50.0), Kind::Apache, 8000.0);
     report.figure(names::IDLE_CPU, "% of a core", Some(0.5), Kind::Gantry, 0.1);
-    report.failed(Kind::Apache, "recovery", Failure::Peer("no <java>".to_owned())).unwrap();
+    report.failed(Kind::Apache, "recovery", &Failure::Peer("no <java>".to_owned())).unwrap();
     report
 }
 
@@ -43,7 +43,7 @@ fn report() -> Report {
 fn tables_show_medians_ratios_and_what_is_missing() {
     let text = report().markdown();
     for line in [
-        "2 cores (P), 4 GiB, Linux 6.1.0. Medians of 3 round(s), shapes without a target 1, of 4.0 s; 0 minutes in all.",
+        "2 cores (P), 4 GiB, Linux 6.1.0. Medians of 3 round(s), of shapes without a target of 1, each 3.0 s long; 0 minutes in all.",
         "Apache 5.5.0: JVM with -Xmx1g.",
         "NOT MEASURED: Apache 5.5.0, recovery: no <java>; to leave a broker out: --peers",
         "| disk | send, 64 in flight | 0.10 | 5.00 | 1.00 | 1.00 |",
@@ -87,4 +87,21 @@ fn points_of_plots_come_from_all_rounds() {
     assert_eq!(points, ["1.00 1", "0.10 2", "0.01 5"]);
     let rates: Vec<_> = runs.first().map(|run| html::rates(run)).unwrap_or_default();
     assert_eq!(rates.len(), 2);
+}
+
+#[test]
+fn an_open_loop_that_a_broker_cannot_hold_is_a_line_of_the_report() {
+    let mut report = report();
+    let load = Load { rate: Some(200), ..Load::produce("open-loop") };
+    let shape = Shape { part: Part::OpenLoop, name: "open loop".to_owned(), load, rounds: 1 };
+    assert!(
+        report.holds(&shape, Policy::Disk, Kind::Gantry)
+            && report.holds(&shape, Policy::Memory, Kind::Apache)
+    );
+    assert!(
+        !report.holds(&shape, Policy::Disk, Kind::Apache)
+            && !report.holds(&shape, Policy::Disk, Kind::Apache)
+    );
+    let line = "NOT MEASURED: Apache 5.5.0, open loop, policy disk: it sends 100/s without a timetable";
+    assert_eq!(report.markdown().lines().filter(|found| *found == line).count(), 1);
 }
