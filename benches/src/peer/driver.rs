@@ -1,7 +1,7 @@
 //! The load generators in `drivers/`, one directory each: built at their first use, from what was downloaded
 //! before if that is enough, and again when a source is newer.
 //!
-//! Each takes a [`Load`](crate::load::Load) as one JSON document, and prints what [`crate::load`] says.
+//! Each takes a [`Load`] as one JSON document, and prints what [`crate::load`] says.
 
 use std::fs::{self, File};
 use std::io;

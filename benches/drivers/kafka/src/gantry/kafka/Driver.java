@@ -2,11 +2,13 @@ package gantry.kafka;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.concurrent.ExecutionException;
 import java.util.function.Consumer;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -27,6 +29,9 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * <p>A load prints {@code measuring} when the warm-up is over, and the report as JSON.
  */
 public final class Driver {
+    /** Kafka's controller refuses operations of 10,000 records or more. */
+    private static final int PARTITIONS_AT_ONCE = 5_000;
+
     private Driver() {}
 
     public static void main(String[] arguments) throws Exception {
@@ -85,8 +90,13 @@ public final class Driver {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", server);
         try (Admin admin = Admin.create(settings)) {
-            NewTopic topic = new NewTopic(name, Optional.of(partitions), Optional.of((short) 1));
+            int first = Math.min(partitions, PARTITIONS_AT_ONCE);
+            NewTopic topic = new NewTopic(name, Optional.of(first), Optional.of((short) 1));
             admin.createTopics(List.of(topic)).all().get();
+            for (int count = first; count < partitions; ) {
+                count = Math.min(partitions, count + PARTITIONS_AT_ONCE);
+                admin.createPartitions(Map.of(name, NewPartitions.increaseTo(count))).all().get();
+            }
         } catch (ExecutionException failed) {
             if (!(failed.getCause() instanceof TopicExistsException)) {
                 throw failed;
