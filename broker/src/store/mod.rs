@@ -172,7 +172,10 @@ impl Store {
             positions.as_ref().is_some_and(|known| known.segment_bytes == Some(options.segment_bytes));
         let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes, known)?;
         let folds = open_folds(&disk, &layout, options).map_err(io)?;
-        disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
+        if clean {
+            // After a crash it is there still.
+            disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
+        }
 
         let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
         let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Deref;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
-use gantry_proto::record::{RecordView, is_sealed};
+use gantry_proto::record::{RecordView, is_message_of, is_sealed};
 
 use super::Store;
 use super::disk::Map;
@@ -182,8 +182,7 @@ impl Messages<'_> {
             return self.written.since(entry.phy) <= RECENT_BYTES || is_sealed(bytes, entry.phy);
         }
         is_sealed(bytes, entry.phy)
-            && RecordView::parse(bytes)
-                .is_ok_and(|view| is_of(&view, self.queue) && view.queue_offset() == entry.at)
+            && is_message_of(bytes, self.queue.topic().as_str(), self.queue.id(), entry.at)
     }
 }
 

@@ -144,6 +144,25 @@ pub fn is_sealed(bytes: &[u8], at: PhyOffset) -> bool {
         && *property == crc_property(positive(crc32fast::hash(covered)))
 }
 
+/// Whether a record that [is sealed](is_sealed) is message `offset` of a queue.
+#[inline]
+pub fn is_message_of(bytes: &[u8], topic: &str, queue: QueueId, offset: QueueOffset) -> bool {
+    let found = part::<4>(bytes, body_length_at(bytes)).and_then(|(_, at)| match u32_at(bytes, 4) {
+        MAGIC_V1 => part::<1>(bytes, at),
+        _ => part::<2>(bytes, at),
+    });
+    i32_at(bytes, QUEUE_ID_AT) == queue.to_wire()
+        && i64_at(bytes, QUEUE_OFFSET_AT) == offset.to_wire()
+        && found.is_some_and(|(found, _)| found == topic.as_bytes())
+}
+
+/// Where the length of the body stands.
+#[inline]
+fn body_length_at(bytes: &[u8]) -> usize {
+    let flags = SysFlag::new(i32_at(bytes, SYS_FLAG_AT));
+    BORN_HOST_AT + host_bytes(flags.born_v6()) + 8 + host_bytes(flags.store_v6()) + 4 + 8
+}
+
 /// What the checksum property of a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordCrc {
@@ -190,9 +209,7 @@ impl<'a> RecordView<'a> {
                 "queue id, queue offset and physical offset of 0 or more",
             ));
         }
-        let flags = SysFlag::new(i32_at(bytes, SYS_FLAG_AT));
-        let body_length_at =
-            BORN_HOST_AT + host_bytes(flags.born_v6()) + 8 + host_bytes(flags.store_v6()) + 4 + 8;
+        let body_length_at = body_length_at(bytes);
         let (body, topic_at) =
             part::<4>(bytes, body_length_at).ok_or_else(|| bad_part("body", body_length_at))?;
         let (topic, properties_at) =

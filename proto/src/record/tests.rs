@@ -400,6 +400,11 @@ fn a_sealed_record_is_told_from_every_other() {
     seal(&mut bytes, QueueOffset::new(3), at, Millis::new(2));
     assert!(is_sealed(&bytes, at));
     assert!(!is_sealed(&bytes, PhyOffset::new(4712)));
+    let of = |topic, queue, offset| {
+        is_message_of(&bytes, topic, crate::ids::QueueId::new(queue), QueueOffset::new(offset))
+    };
+    assert!(of("T", 0, 3));
+    assert!(!of("T", 1, 3) && !of("T", 0, 4) && !of("TT", 0, 3) && !of("", 0, 3));
     assert!(!is_sealed(&bytes[..bytes.len() - 1], at));
     for place in 0..bytes.len() {
         let mut damaged = bytes.clone();

@@ -14,6 +14,7 @@
 //! of the hash points; at most two thirds of them are taken.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use super::{DedupKey, ENTRY_BYTES};
 
 /// Entries of a generation, at the most, whatever is configured.
 const ROOM_MAX: u32 = 1 << 30;
+/// Entries whose slots are loaded together when the table is made.
+const AT_ONCE: usize = 64;
 
 /// One of the window's two generations.
 #[derive(Debug, Default)]
@@ -93,13 +96,26 @@ impl Generation {
     fn fill(&mut self, end: PhyOffset) {
         self.slots = Vec::new();
         self.ids = 0;
-        for number in 0..self.len() {
-            if let Some((key, phy)) = self.entry(number)
-                && phy < end
-            {
-                self.point(key, number);
+        for from in (0..self.len()).step_by(AT_ONCE) {
+            let block = from..self.len().min(from + AT_ONCE);
+            self.touch(block.clone());
+            for number in block {
+                if let Some((key, phy)) = self.entry(number)
+                    && phy < end
+                {
+                    self.point(key, number);
+                }
             }
         }
+    }
+
+    /// Brings the slots of these entries into the processor's cache: all loads are under way at once, while a search
+    /// would wait for each.
+    fn touch(&self, numbers: Range<usize>) {
+        let Some(mask) = self.slots.len().checked_sub(1) else { return };
+        let keys = numbers.filter_map(|number| self.entry(number));
+        let slots = keys.filter_map(|(key, _)| self.slots.get(first_slot(key, mask)));
+        std::hint::black_box(slots.fold(0, |all, slot| all ^ slot));
     }
 
     /// Entries it has, those that newer ones have replaced among them.
@@ -154,7 +170,7 @@ impl Generation {
     fn slot_of(&self, key: DedupKey) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
         let bits = self.number_mask();
-        let mut at = usize::try_from(key.0 >> 32).unwrap_or(usize::MAX) & mask;
+        let mut at = first_slot(key, mask);
         for _ in 0..self.slots.len() {
             let slot = *self.slots.get(at)?;
             if slot == 0 {
@@ -219,6 +235,11 @@ impl Generation {
         self.written += self.unwritten.len();
         self.unwritten = rest;
     }
+}
+
+/// Where the search for an id begins.
+fn first_slot(key: DedupKey, mask: usize) -> usize {
+    usize::try_from(key.0 >> 32).unwrap_or(usize::MAX) & mask
 }
 
 /// The half of the hash that slots keep a part of; the other half says where they are.
