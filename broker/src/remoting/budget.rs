@@ -17,6 +17,9 @@ const KEPT_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that an empty buffer may keep at the least, and at the most.
 const KEPT_BYTES_EACH: (usize, usize) = (4 * 1024, 256 * 1024);
 
+/// More connections than this keep no buffers between two uses.
+const CROWD: usize = 512;
+
 /// Bytes of answers that wait on all connections.
 #[derive(Debug, Default)]
 pub struct Budget {
@@ -55,6 +58,11 @@ impl Share {
         self.counted = bytes;
     }
 
+    /// Whether there are so many connections that their buffers are better given back at once.
+    pub fn is_crowded(&self) -> bool {
+        self.budget.shares.load(Ordering::Relaxed) > CROWD
+    }
+
     /// How many bytes may wait here, given a connection's own bound.
     pub fn limit(&self, own: usize) -> usize {
         if self.budget.used.load(Ordering::Relaxed) < BUDGET_BYTES { own } else { own.min(SHARE_BYTES) }
@@ -91,9 +99,9 @@ mod tests {
         let budget = Arc::new(Budget::default());
         let mut shares: Vec<_> = (0..2000).map(|_| Share::new(&budget)).collect();
         let (least, most) = KEPT_BYTES_EACH;
-        assert_eq!(shares[0].keep(), KEPT_BYTES / 2000);
+        assert_eq!((shares[0].keep(), shares[0].is_crowded()), (KEPT_BYTES / 2000, true));
         shares.truncate(64);
-        assert_eq!(shares[0].keep(), most);
+        assert_eq!((shares[0].keep(), shares[0].is_crowded()), (most, false));
         shares.extend((0..10_000).map(|_| Share::new(&budget)));
         assert_eq!(shares[0].keep(), least);
     }

@@ -200,7 +200,13 @@ impl Connection {
                 self.share.set(0);
                 self.used = true;
             }
-            if self.used && self.rest_at.is_none() {
+            if self.share.is_crowded() {
+                self.free_buffers();
+                if input.is_empty() {
+                    input = BytesMut::new();
+                    want = want.min(READ_BYTES_REST);
+                }
+            } else if self.used && self.rest_at.is_none() {
                 self.rest_at = Some(Instant::now() + REST);
             }
             let due = self.next_due(heard + idle);
@@ -266,12 +272,20 @@ impl Connection {
             return false;
         }
         self.rest_at = None;
-        self.out = Vec::new();
-        self.held_bytes = Vec::new();
+        self.free_buffers();
+        true
+    }
+
+    /// Gives back what is kept for the next use only.
+    fn free_buffers(&mut self) {
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+        if self.held.is_empty() {
+            self.held_bytes = Vec::new();
+        }
         self.scratch = Scratch::default();
         self.pulls = pull::Scratch::default();
-        self.ends = Vec::new();
-        true
     }
 
     /// Whether the client has enough to read.
