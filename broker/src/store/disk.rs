@@ -333,7 +333,11 @@ fn entries(dir: &Path) -> io::Result<Vec<(String, std::fs::Metadata)>> {
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file needs a directory"))
+    let dir = path
+        .parent()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file needs a directory"))?;
+    // A name alone lies in the working directory.
+    Ok(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
 }
 
 /// Creates `dir` and its parents, each durably.
@@ -444,6 +448,14 @@ mod tests {
         assert_eq!(RealDisk.list(&dir.path().join("config"))?, [("topics.json".to_owned(), 3)]);
         RealDisk.remove(&path)?;
         RealDisk.remove(&path)
+    }
+
+    /// Regression: `--ready-file NAME` without a directory ended the broker.
+    #[test]
+    fn a_name_alone_lies_in_the_working_directory() {
+        assert_eq!(parent(Path::new("ready")).expect("a directory"), Path::new("."));
+        assert_eq!(parent(Path::new("a/ready")).expect("a directory"), Path::new("a"));
+        assert!(parent(Path::new("/")).is_err());
     }
 
     #[test]
