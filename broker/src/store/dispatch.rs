@@ -190,9 +190,11 @@ impl Dispatcher {
             }
         }
         state.last_store_at = view.store_at();
+        let end = view.phy_offset() + u64::from(view.total_size());
         let record = Dispatched { view, hot, queue: queue.as_ref() };
         for projection in &mut state.projections {
-            if projection.position() > record.view.phy_offset() {
+            // By its end: position 1 asks for the record at 0, too.
+            if projection.position() >= end {
                 continue;
             }
             if let Err(error) = projection.apply(&record) {

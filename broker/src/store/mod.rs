@@ -529,6 +529,8 @@ fn replay_from(
     };
     let own =
         projections.iter().map(|projection| projection.position()).filter(|at| *at > PhyOffset::ZERO).min();
+    // One that lacks its file says 1: all records count, the one at 0 among them.
+    let own = own.map(|own| if own == PhyOffset::new(1) { PhyOffset::ZERO } else { own });
     own.map_or(from, |own| from.min(own)).max(segments.min())
 }
 

@@ -187,3 +187,23 @@ async fn offsets_of_messages_that_were_lost_are_set_back_to_the_end() {
     let json = String::from_utf8(offsets.to_json()).unwrap();
     assert!(json.contains("\"T@g\":{") && !json.contains("gantryPosition"), "{json}");
 }
+
+/// Without offsets there is no file, and the table asks for the whole log.
+#[tokio::test]
+async fn the_first_record_is_kept_when_a_broker_without_offsets_is_killed() {
+    let (dir, offsets) = filled().await;
+    offsets.store.save_checkpoint().unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.store.recovered().damaged, []);
+    let queue = offsets.store.find_queue("T", QueueId::ZERO).unwrap();
+    assert!(queue.entry(QueueOffset::ZERO).is_some(), "the message at the start of the log is lost");
+}
+
+#[tokio::test]
+async fn an_offset_in_the_first_record_of_the_log_survives_a_kill() {
+    let dir = TempDir::new().unwrap();
+    let offsets = open(dir.path());
+    offsets.reset(vec![(key("g", "T", 0), at(0))]).await.unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(0)));
+}
