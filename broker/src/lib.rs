@@ -16,6 +16,7 @@ pub mod saved;
 pub mod shutdown;
 pub mod state;
 pub mod store;
+pub mod sync;
 pub mod timer;
 pub mod topics;
 pub mod transaction;

@@ -4,7 +4,6 @@
 //! that its filter wants. Being woken means "look again", nothing more: the pull is run again by its
 //! connection. There is no polling, and no timer here: each connection keeps the deadlines of its own.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -14,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::filter::Filter;
 use crate::store::{ApplyError, Dispatched, Projection, Queue, Save};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where a connection is told which of its parked pulls to look at again.
 #[derive(Debug, Default)]

@@ -6,8 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
 use gantry_proto::record::{self, EncodeError, RecordDraft};
@@ -17,6 +16,8 @@ use super::queue::Queue;
 use super::segments::Segments;
 use super::watermark::{Marks, Poisoned};
 use crate::clock::CORRECTION_MAX_MS;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that always stay free behind the last record of a file, for the blank record.
 const BLANK_BYTES: u64 = 8;

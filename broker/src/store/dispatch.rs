@@ -4,8 +4,7 @@
 //! thread has the projections, to dispatch or to flush them, that one is left a note and applies the new
 //! records before it goes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::{TopicKind, TopicName};
@@ -19,6 +18,8 @@ use super::projection::{ApplyError, Dispatched, Projection};
 use super::queue::{Queue, QueueEntry};
 use super::queues::Queues;
 use super::replay::{Replay, Step, Trust};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Delay of each level, in milliseconds; level 1 is the first.
 pub type DelayLevels = Arc<[u64]>;

@@ -4,13 +4,14 @@
 //! flush is under way shares the next one. Under `memory` appenders write themselves, and the thread
 //! flushes behind them so that a power loss costs about [`MEMORY_INTERVAL`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::FlushPolicy;
 use super::append::Log;
 use super::dispatch::Dispatcher;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// Under the policy `memory`, how long written bytes may stay unflushed.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(500);

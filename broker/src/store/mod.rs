@@ -27,8 +27,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
@@ -41,6 +40,8 @@ pub use recover::Recovered;
 pub use watermark::Poisoned;
 
 use crate::clock::Clock;
+use crate::sync::Mutex;
+use crate::sync::thread::{self, JoinHandle};
 use append::{Log, LogLimits};
 use checkpoint::{CheckpointError, PeerCheckpoint, Positions};
 use dedup::{DedupOptions, DedupWindow};
@@ -225,7 +226,7 @@ impl Store {
     fn start_flusher(&self) -> io::Result<()> {
         let (policy, log, dispatcher, signal) =
             (self.policy, Arc::clone(&self.log), Arc::clone(&self.dispatcher), Arc::clone(&self.signal));
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("flush".to_owned())
             .spawn(move || flush::run(policy, &log, &dispatcher, &signal))?;
         *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);

@@ -4,11 +4,13 @@
 //! the policy `memory` and `flushed` under `disk`; `dispatched` ≤ `visible`. [`Marks`] holds all four.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use gantry_proto::ids::PhyOffset;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The log stopped: a write or flush failed earlier. What was not acknowledged by then never will be.
 #[derive(Clone, Debug, thiserror::Error)]
