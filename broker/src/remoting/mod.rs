@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gantry_proto::remoting::codes::Language;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use connection::{Closed, Connection};
@@ -77,13 +78,17 @@ pub async fn listen(services: Arc<Services>, listener: TcpListener) {
 
 async fn serve(services: Arc<Services>, stream: TcpStream, remote: SocketAddr) {
     // Answers are written whole; waiting for more to fill a packet would only delay them.
-    let local = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
-        Ok(local) => local,
-        Err(error) => {
-            tracing::info!(%remote, %error, "a connection was gone before it was served");
-            return;
-        }
-    };
+    match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+        Ok(local) => serve_stream(services, stream, remote, local).await,
+        Err(error) => tracing::info!(%remote, %error, "a connection was gone before it was served"),
+    }
+}
+
+/// Serves one connection between `remote` and `local`, whatever carries its bytes, until one side ends it.
+pub async fn serve_stream<S>(services: Arc<Services>, stream: S, remote: SocketAddr, local: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let (outbox, notices) = Peer::outbox();
     let caller = Caller {
