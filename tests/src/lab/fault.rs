@@ -12,6 +12,18 @@ pub enum Fault {
     Restarts,
     /// SIGSTOP for longer than clients wait, then SIGCONT.
     Freeze,
+    /// SIGKILL before, in or after a certain write, sync, rename, removal …
+    Point,
+    /// No room on the disk.
+    Full,
+    /// Writes that fail with EIO.
+    EioWrite,
+    /// Syncs that fail with EIO.
+    EioSync,
+    /// A disk that takes its time.
+    SlowDisk,
+    /// A wall clock that jumps back and forth.
+    Clock,
     /// Connections that vanish without a word, peers that never finish a frame.
     HalfOpen,
     /// Consumers that ask for a lot and do not read it.
@@ -31,8 +43,20 @@ pub enum Nature {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 6] =
-        [Self::Kill, Self::Restarts, Self::Freeze, Self::HalfOpen, Self::SlowReader, Self::Reconnect];
+    pub const ALL: [Self; 12] = [
+        Self::Kill,
+        Self::Restarts,
+        Self::Freeze,
+        Self::Point,
+        Self::Full,
+        Self::EioWrite,
+        Self::EioSync,
+        Self::SlowDisk,
+        Self::Clock,
+        Self::HalfOpen,
+        Self::SlowReader,
+        Self::Reconnect,
+    ];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -40,6 +64,12 @@ impl Fault {
             Self::Kill => "kill",
             Self::Restarts => "restarts",
             Self::Freeze => "freeze",
+            Self::Point => "point",
+            Self::Full => "full",
+            Self::EioWrite => "eio-write",
+            Self::EioSync => "eio-sync",
+            Self::SlowDisk => "slow-disk",
+            Self::Clock => "clock",
             Self::HalfOpen => "half-open",
             Self::SlowReader => "slow-reader",
             Self::Reconnect => "reconnect",
@@ -49,9 +79,22 @@ impl Fault {
     /// How it comes.
     pub const fn nature(self) -> Nature {
         match self {
-            Self::Kill | Self::Restarts | Self::Freeze => Nature::Stroke,
-            Self::HalfOpen | Self::SlowReader | Self::Reconnect => Nature::Weather,
+            Self::Kill
+            | Self::Restarts
+            | Self::Freeze
+            | Self::Point
+            | Self::Full
+            | Self::EioWrite
+            | Self::EioSync => Nature::Stroke,
+            Self::SlowDisk | Self::Clock | Self::HalfOpen | Self::SlowReader | Self::Reconnect => {
+                Nature::Weather
+            }
         }
+    }
+
+    /// Whether the broker must say loudly that something is wrong; otherwise it must not.
+    pub const fn is_reported(self) -> bool {
+        matches!(self, Self::Full | Self::EioWrite | Self::EioSync)
     }
 }
 

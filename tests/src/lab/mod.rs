@@ -13,6 +13,7 @@
 //! What a round decides follows from the seed of the run and its number ([`plan`]); when things happen does not. A
 //! round that finds a contradiction, or does not end, keeps its directory and ends the run.
 
+pub mod disk;
 pub mod fault;
 pub mod plan;
 pub mod proxy;

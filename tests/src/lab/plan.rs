@@ -177,6 +177,11 @@ impl Choice {
             flags.push(("--member-expiry", "6s".to_owned()));
             flags.push(("--max-outbound", "4MiB".to_owned()));
         }
+        if faults.contains(&Fault::Clock) {
+            // Jumps of a day must not look like age.
+            flags.push(("--dedup-time", "10d".to_owned()));
+            flags.push(("--retention-time", "30d".to_owned()));
+        }
         flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gantry_client::Client;
 
+use super::disk::{self, Failing};
 use super::fault::{Fault, Nature};
 use super::plan::{Pace, Round};
 use super::proxy::Proxy;
@@ -16,6 +17,7 @@ use super::stage::Stage;
 use super::vitals::{Watch, sockets};
 use super::{strokes, weather};
 use crate::checker::Checker;
+use crate::faults::Faults;
 use crate::harness::{self, Gantry};
 
 /// The most anonymous memory that a broker may have, whatever clients do. What answers may wait for slow
@@ -36,7 +38,9 @@ pub async fn run(round: &Round, dir: &Path, checker: &Arc<Checker>) -> Outcome {
     if round.has(Fault::HalfOpen) {
         flags.extend(["--advertise", "127.0.0.2"]);
     }
-    let mut stage = Stage::new(Gantry::kept(dir, &flags, None), Arc::clone(checker), round.seed);
+    let faults = Faults::on(&dir.join("store"));
+    let mut stage = Stage::new(Gantry::kept(dir, &flags, Some(&faults)), Arc::clone(checker), round.seed);
+    stage.faults = Some(faults);
     if round.pace == Pace::Brief {
         stage.quiet = Duration::from_millis(500);
     }
@@ -46,7 +50,9 @@ pub async fn run(round: &Round, dir: &Path, checker: &Arc<Checker>) -> Outcome {
     let mut outcome = Outcome::default();
     under_load(&mut stage, round, &mut outcome.injections).await;
     check_files(&stage, round);
-    check_log(&stage, log_before);
+    if !round.faults.iter().any(|fault| fault.is_reported()) {
+        check_log(&stage, log_before);
+    }
     if watch.most() > MEMORY_MAX {
         checker.violation(format!("the broker had {} MiB of memory", watch.most() >> 20));
     }
@@ -72,7 +78,7 @@ async fn under_load(stage: &mut Stage, round: &Round, injections: &mut BTreeMap<
     for fault in round.faults.iter().filter(|fault| fault.nature() == Nature::Stroke) {
         for _ in 0..round.injections {
             stage.live(&auditing, round.moment_max()).await;
-            let struck = strike(stage, *fault, round).await;
+            let struck = strike(stage, *fault, &auditing, round).await;
             *injections.entry(*fault).or_default() += u64::from(struck);
         }
     }
@@ -110,12 +116,16 @@ async fn wire(stage: &mut Stage) -> Arc<Proxy> {
     Arc::new(proxy)
 }
 
-async fn strike(stage: &mut Stage, fault: Fault, round: &Round) -> u32 {
+async fn strike(stage: &mut Stage, fault: Fault, auditing: &Client, round: &Round) -> u32 {
     match fault {
         Fault::Kill => strokes::kill(stage),
         Fault::Restarts => strokes::restarts(stage, round.pace),
         Fault::Freeze => strokes::freeze(stage).await,
-        Fault::HalfOpen | Fault::SlowReader | Fault::Reconnect => 0,
+        Fault::Point => disk::point(stage, round),
+        Fault::Full => disk::full(stage, auditing, round).await,
+        Fault::EioWrite => disk::failing(stage, Failing::Write).await,
+        Fault::EioSync => disk::failing(stage, Failing::Sync).await,
+        Fault::SlowDisk | Fault::Clock | Fault::HalfOpen | Fault::SlowReader | Fault::Reconnect => 0,
     }
 }
 
@@ -134,7 +144,10 @@ async fn blow(
         gusts: round.injections,
         seed: stage.rng.u64(..),
     };
+    let faults = stage.faults.clone().expect("a round has faults");
     match fault {
+        Fault::SlowDisk => weather::Blowing::slow_disk(scene, faults),
+        Fault::Clock => weather::Blowing::clock(scene, faults),
         Fault::HalfOpen => weather::Blowing::half_open(scene),
         Fault::SlowReader => {
             if let Err(error) = weather::make_large(client).await {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gantry_client::{Client, ClientOptions};
 
 use crate::checker::Checker;
+use crate::faults::Faults;
 use crate::harness::Gantry;
 use crate::workload::{Load, Mix};
 
@@ -26,6 +27,8 @@ pub struct Stage {
     pub gantry: Gantry,
     /// The model.
     pub checker: Arc<Checker>,
+    /// What happens to the broker's disk and clock.
+    pub faults: Option<Faults>,
     /// Decisions.
     pub rng: fastrand::Rng,
     /// How long each start took until it was ready.
@@ -48,6 +51,7 @@ impl Stage {
         Self {
             gantry,
             checker,
+            faults: None,
             rng: fastrand::Rng::with_seed(seed),
             ready: Vec::new(),
             starts_killed: 0,

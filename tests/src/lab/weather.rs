@@ -17,10 +17,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::disk;
 use super::plan::Pace;
 use super::proxy::Proxy;
 use super::vitals::Stop;
 use crate::checker::Checker;
+use crate::faults::Faults;
 
 /// The group of the clients that come and go.
 pub const COMERS: &str = "lab-comers";
@@ -87,6 +89,16 @@ impl Blowing {
         Self::start(|stop| reconnecting(scene, stop))
     }
 
+    /// The disk takes its time.
+    pub fn slow_disk(scene: Scene, faults: Faults) -> Self {
+        Self::start(|stop| async move { (disk::slow(scene, faults, stop).await, Vec::new()) })
+    }
+
+    /// The clock jumps.
+    pub fn clock(scene: Scene, faults: Faults) -> Self {
+        Self::start(|stop| async move { (disk::clock(scene, faults, stop).await, Vec::new()) })
+    }
+
     fn start<F>(weather: impl FnOnce(Stop) -> F) -> Self
     where
         F: Future<Output = (u32, Vec<TcpStream>)> + Send + 'static,
@@ -131,7 +143,7 @@ async fn half_open(scene: Scene, stop: Stop) -> (u32, Vec<TcpStream>) {
 }
 
 /// Waits until something is acknowledged that was not before.
-async fn resumed(checker: &Checker, before: u64, after: &str) {
+pub async fn resumed(checker: &Checker, before: u64, after: &str) {
     let deadline = Instant::now() + RESUMED_WITHIN;
     while checker.counts().acknowledged == before {
         if Instant::now() >= deadline {
