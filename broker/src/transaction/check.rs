@@ -66,7 +66,11 @@ impl Transactions {
     pub(super) fn round(&self) -> NextRound {
         let now = self.now();
         let limit = self.rules.checks_per_second.div_ceil(ROUNDS_PER_SECOND).max(1);
-        let due = self.shared.lock().table.take_due(now, limit);
+        let due = {
+            let mut state = self.shared.lock();
+            state.table.look_at_clock(now);
+            state.table.take_due(now, limit)
+        };
         let more = due.len() == limit;
         let (spent, waiting): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|half| self.rules.is_spent(half, now));

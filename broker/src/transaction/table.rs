@@ -144,6 +144,8 @@ pub struct Table {
     by_key: HashMap<Arc<str>, PhyOffset>,
     /// Lazy: an entry counts only while the half's own `due` equals it.
     due: BinaryHeap<Reverse<(Millis, PhyOffset)>>,
+    /// What the clock said at the last look; before the first, later than any.
+    last_look: Millis,
     /// Halves of these groups found nobody to ask.
     silent: HashSet<GroupName>,
     /// Groups and topics of the open halves, one copy of each name.
@@ -178,6 +180,7 @@ impl Table {
             open: 0,
             by_key: HashMap::new(),
             due: BinaryHeap::new(),
+            last_look: Millis::new(i64::MAX),
             silent: HashSet::new(),
             groups: HashSet::new(),
             topics: HashSet::new(),

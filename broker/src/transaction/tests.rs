@@ -466,6 +466,20 @@ async fn checks_ask_a_member_and_an_unanswered_half_is_parked() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_holds_up_no_check() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    broker.clock.advance(3_600_000);
+    broker.half("one", &[]).await;
+    assert_eq!(broker.transactions.round(), NextRound::At(START.plus(3_606_000)));
+    broker.clock.set(START);
+    assert_eq!(broker.transactions.round(), NextRound::At(START.plus(6_000)));
+    broker.clock.advance(6_000);
+    assert_eq!(broker.transactions.round(), NextRound::At(START.plus(36_000)));
+    assert_eq!(broker.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn without_a_member_nothing_counts_until_one_comes() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let broker = open(dir.path());

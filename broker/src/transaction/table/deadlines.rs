@@ -5,8 +5,30 @@ use std::cmp::Reverse;
 use gantry_proto::ids::{Millis, PhyOffset};
 
 use super::{OpenHalf, State, Table};
+use crate::clock::CORRECTION_MAX_MS;
 
 impl Table {
+    /// The clock stands at `now`. When it was set back by more than a correction since the last look, halves from
+    /// the time that never came count as stored now: nobody waits until it comes to ask about them.
+    pub fn look_at_clock(&mut self, now: Millis) {
+        let before = std::mem::replace(&mut self.last_look, now);
+        if before.since(now) <= CORRECTION_MAX_MS {
+            return;
+        }
+        let ahead: Vec<_> = self
+            .entries()
+            .filter(|entry| entry.due.is_some() && entry.half.stored.since(now) > CORRECTION_MAX_MS)
+            .map(|entry| entry.half.at)
+            .collect();
+        for at in ahead {
+            if let Some(entry) = self.entry_mut(at) {
+                entry.half.stored = now;
+                entry.half.checked = entry.half.checked.min(now);
+            }
+            self.schedule_next(at);
+        }
+    }
+
     /// When the next check is due.
     pub fn next_due(&mut self) -> Option<Millis> {
         self.drop_stale();
