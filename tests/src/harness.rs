@@ -180,15 +180,14 @@ impl Gantry {
     /// Whether it runs: `false` once it was stopped, killed by a rule of its [`Faults`], or ended by itself.
     pub fn is_running(&mut self) -> bool {
         let Some(child) = &mut self.child else { return false };
-        let ended = child.try_wait().expect("the child can be asked").is_some();
-        if ended {
-            self.child = None;
-        }
-        !ended
+        child.try_wait().expect("the child can be asked").is_none()
     }
 
     fn spawn(&mut self) -> ChildStdout {
         assert!(self.child.is_none(), "the broker still runs: stop it first");
+        if let Some(faults) = &self.faults {
+            faults.settle();
+        }
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
         let mut child = serve(&self.through, &self.store)
             .envs(self.faults.iter().flat_map(Faults::environment))

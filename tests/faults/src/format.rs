@@ -108,6 +108,8 @@ pub enum Op {
     SyncFile,
     /// `fsync` of a directory.
     SyncDir,
+    /// `syncfs`: of everything; its path is that of the directory it is asked for by.
+    SyncAll,
     /// Renaming; either path may match.
     Rename,
     /// Removing a file or a directory.
@@ -201,7 +203,7 @@ pub enum Kind {
     Zero = 7,
     /// The length becomes `a`.
     Truncate = 8,
-    /// Sync number `a` begins, of a file or directory.
+    /// Sync number `a` begins, of a file or directory; `b` is 1 when it is of all of them.
     SyncBegin = 9,
     /// Sync number `a` has ended; `b` is 1 when it succeeded.
     SyncEnd = 10,

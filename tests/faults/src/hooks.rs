@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use libc::{iovec, mode_t, off_t, size_t, ssize_t, timespec, timeval};
 
 use crate::paths;
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, Sync};
 use crate::{ops, world};
 
 /// What a C caller gets for `done`, `errno` being set.
@@ -101,10 +101,10 @@ fn mkdir_at(dir: c_int, path: Result<&CStr, Errno>, mode: mode_t) -> c_int {
     }))
 }
 
-fn sync_fd(fd: c_int, data_only: bool) -> c_int {
+fn sync_fd(fd: c_int, what: Sync) -> c_int {
     code(match world::of_fd(fd) {
-        Some((world, name)) => ops::sync((world, fd, &name), data_only),
-        None => sys::sync(fd, data_only),
+        Some((world, name)) => ops::sync((world, fd, &name), what),
+        None => sys::sync(fd, what),
     })
 }
 
@@ -185,10 +185,13 @@ hooks! {
         write_to(fd, part, Some(at))
     }
     [fsync] (fd: c_int) -> c_int {
-        sync_fd(fd, false)
+        sync_fd(fd, Sync::File)
     }
     [fdatasync] (fd: c_int) -> c_int {
-        sync_fd(fd, true)
+        sync_fd(fd, Sync::Data)
+    }
+    [syncfs] (fd: c_int) -> c_int {
+        sync_fd(fd, Sync::All)
     }
     [ftruncate ftruncate64] (fd: c_int, len: off_t) -> c_int {
         truncate_fd(fd, len)

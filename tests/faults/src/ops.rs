@@ -6,7 +6,7 @@ use crate::control::Verdict;
 use crate::format::{Entry, Kind, Op};
 use crate::paths::{self, Path};
 use crate::space;
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, Sync};
 use crate::world::World;
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -130,13 +130,14 @@ pub fn allocate((world, fd, name): File<'_>, mode: c_int, at: i64, len: i64) -> 
     })
 }
 
-/// `fdatasync` and `fsync`. Others go on meanwhile: it covers what was there when it began.
-pub fn sync((world, fd, name): File<'_>, data_only: bool) -> Result<usize> {
+/// `fdatasync`, `fsync` and `syncfs`. Others go on meanwhile: it covers what was there when it began.
+pub fn sync((world, fd, name): File<'_>, what: Sync) -> Result<usize> {
     let is_dir = sys::status(fd, c"").is_some_and(|found| found.is_dir);
-    let op = match (is_dir, data_only) {
+    let op = match (is_dir, what) {
+        (_, Sync::All) => Op::SyncAll,
         (true, _) => Op::SyncDir,
-        (false, true) => Op::SyncData,
-        (false, false) => Op::SyncFile,
+        (false, Sync::Data) => Op::SyncData,
+        (false, Sync::File) => Op::SyncFile,
     };
     let verdict = world.control.judge(op, name, None);
     let number = world.next_sync();
@@ -145,11 +146,11 @@ pub fn sync((world, fd, name): File<'_>, data_only: bool) -> Result<usize> {
         if matches!(verdict, Verdict::KillBefore | Verdict::KillWithin { .. }) {
             sys::kill_self();
         }
-        world.tell(&Entry::new(Kind::SyncBegin, name.bytes(), number, 0));
+        world.tell(&Entry::new(Kind::SyncBegin, name.bytes(), number, u64::from(what == Sync::All)));
     }
     let done = match verdict {
         Verdict::Fail { errno, .. } => Err(errno),
-        _ => sys::sync(fd, data_only),
+        _ => sys::sync(fd, what),
     };
     let _alone = world.order();
     world.tell(&Entry::new(Kind::SyncEnd, &[], number, u64::from(done.is_ok())));

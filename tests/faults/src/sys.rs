@@ -103,9 +103,24 @@ pub fn allocate(fd: c_int, mode: c_int, at: i64, len: i64) -> Result<usize, Errn
     check(unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, at, len) })
 }
 
-/// `fdatasync` or `fsync`.
-pub fn sync(fd: c_int, data_only: bool) -> Result<usize, Errno> {
-    let call = if data_only { libc::SYS_fdatasync } else { libc::SYS_fsync };
+/// What a sync is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// `fdatasync`.
+    Data,
+    /// `fsync`.
+    File,
+    /// `syncfs`.
+    All,
+}
+
+/// `fdatasync`, `fsync` or `syncfs`.
+pub fn sync(fd: c_int, what: Sync) -> Result<usize, Errno> {
+    let call = match what {
+        Sync::Data => libc::SYS_fdatasync,
+        Sync::File => libc::SYS_fsync,
+        Sync::All => libc::SYS_syncfs,
+    };
     // SAFETY: takes no pointers.
     check(unsafe { libc::syscall(call, fd) })
 }

@@ -19,10 +19,31 @@
 //! gantry.wait_killed(); // the rename came
 //! gantry.restart(); // still with these faults
 //! ```
+//!
+//! With a journal ([`Faults::journalled`]) the power can fail as well: [`Faults::disk`] reads what was written
+//! and synced, and [`power`] makes of it a directory as the disk may hold it afterwards.
+//!
+//! ```no_run
+//! # use gantry_tests::faults::{Faults, power::{Loss, PowerCut}};
+//! # use gantry_tests::harness::Gantry;
+//! let faults = Faults::journalled();
+//! let mut gantry = Gantry::start_with(&faults, &["--policy", "disk"]);
+//! // … load …
+//! gantry.kill9();
+//! let after = tempfile::tempdir().unwrap();
+//! let store = after.path().join("store");
+//! faults.disk().write_image(&PowerCut::new(Loss::Random, 4711), &store);
+//! let gantry = Gantry::start_with(&Faults::journalled_on(&store), &["--policy", "disk"]);
+//! ```
 
+pub mod disk;
 // Compiled here as well: to link the library itself would take this process's own calls over.
 #[path = "../../faults/src/format.rs"]
 pub mod format;
+mod journal;
+pub mod power;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -38,7 +59,9 @@ pub use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::harness;
+use disk::Disk;
 use format::{Action, rule};
+use journal::Journal;
 
 /// A store directory and the faults that happen to it. Clones are the same.
 #[derive(Clone, Debug)]
@@ -50,7 +73,14 @@ struct Inner {
     dir: TempDir,
     store: PathBuf,
     control: File,
+    journal: Option<Journal>,
     rules: AtomicUsize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Journalled {
+    No,
+    Yes,
 }
 
 impl Default for Faults {
@@ -62,23 +92,40 @@ impl Default for Faults {
 impl Faults {
     /// No faults yet, on a fresh store.
     pub fn new() -> Self {
-        Self::make(None)
+        Self::make(None, Journalled::No)
     }
 
     /// No faults yet, on a store that the caller keeps; it need not exist yet, its parent must.
     pub fn on(store: &Path) -> Self {
-        Self::make(Some(store))
+        Self::make(Some(store), Journalled::No)
     }
 
-    fn make(store: Option<&Path>) -> Self {
+    /// As [`new`](Self::new), with a journal of everything that is written and synced.
+    pub fn journalled() -> Self {
+        Self::make(None, Journalled::Yes)
+    }
+
+    /// As [`on`](Self::on), with a journal. What the store holds now, which is kept in memory, counts as synced.
+    pub fn journalled_on(store: &Path) -> Self {
+        Self::make(Some(store), Journalled::Yes)
+    }
+
+    fn make(store: Option<&Path>, journalled: Journalled) -> Self {
         let dir = tempfile::Builder::new().prefix("gantry-faults-").tempdir().expect("a temporary directory");
         let store = absolute(store.unwrap_or(&dir.path().join("store")));
         let control =
             File::options().read(true).write(true).create_new(true).open(dir.path().join("control"));
         let control = control.expect("a control file");
         control.set_len(8 * format::WORDS as u64).expect("a length");
-        let faults = Self(Arc::new(Inner { dir, store, control, rules: AtomicUsize::new(0) }));
+        let journal = (journalled == Journalled::Yes).then(|| {
+            let journal = Journal::create(dir.path().join("journal"), &store);
+            journal.unwrap_or_else(|error| panic!("{} cannot be read: {error}", store.display()))
+        });
+        let faults = Self(Arc::new(Inner { dir, store, control, journal, rules: AtomicUsize::new(0) }));
         faults.put_path(format::STORE, &faults.0.store);
+        if let Some(journal) = &faults.0.journal {
+            faults.put_path(format::JOURNAL, journal.path());
+        }
         faults.limit_growth(None);
         faults.put(0, format::MAGIC);
         faults
@@ -125,6 +172,23 @@ impl Faults {
             self.put(format::GROWN, 0);
         }
         self.put_twice(format::LIMIT, limit);
+    }
+
+    /// What the disk knows of the store, by what was done until now: ask when the broker is killed.
+    ///
+    /// # Panics
+    ///
+    /// Without a journal.
+    pub fn disk(&self) -> Disk {
+        let journal = self.0.journal.as_ref().expect("these faults have a journal");
+        journal.disk().expect("the journal can be read")
+    }
+
+    /// To be called before a broker starts: the one before may have been killed at any place.
+    pub(crate) fn settle(&self) {
+        if let Some(journal) = &self.0.journal {
+            journal.settle(&self.0.store).expect("the journal's end can be compared with the store");
+        }
     }
 
     /// What a broker must find in its environment.
@@ -188,6 +252,11 @@ impl Rule {
             times: u64::MAX,
             action: Action::Delay { micros: 0 },
         }
+    }
+
+    /// A rule for every operation.
+    pub fn on_any() -> Self {
+        Self { ops: u64::MAX, ..Self::on(Op::Open) }
     }
 
     /// For this operation as well.
