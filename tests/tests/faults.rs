@@ -23,6 +23,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const TOPIC: &str = "faults";
 /// Power cuts for each policy unless `GANTRY_CUTS` says otherwise.
 const CUTS: u64 = 10;
+/// Steps at which a broker is killed, unless `GANTRY_STEPS` says otherwise.
+const STEPS: u64 = 3;
 /// Small files, so that they roll. The policy is `disk`, the default.
 const FLAGS: &[&str] = &[
     "--segment-bytes",
@@ -107,6 +109,99 @@ async fn power_loss_under_the_memory_policy_leaves_a_store_that_opens() {
     let faults = Faults::journalled();
     let (_, mut rng) = loaded_and_killed(&faults, "memory").await;
     cut_the_power(&faults, "memory", &Acknowledged::new(), &mut rng).await;
+}
+
+/// A broker is killed at some step of its first seconds; another one goes on, with or without a power loss between;
+/// then the power fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_step_and_a_power_loss_take_nothing() {
+    let seed = number("GANTRY_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("GANTRY_SEED={seed} decides which steps");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..number("GANTRY_STEPS").unwrap_or(STEPS) {
+        let images = tempfile::tempdir().expect("a temporary directory");
+        let cut = |rng: &mut fastrand::Rng| {
+            PowerCut::new(rng.choice(Loss::ALL).expect("there are some"), rng.u64(..))
+        };
+        let mut faults = Faults::journalled();
+        let step = rng.u64(1..150);
+        let end = faults.add(Rule::on_any().nth(step).kill_after());
+        let (mut gantry, ready) = Gantry::try_start_with(&faults, FLAGS);
+        let mut acknowledged = if ready { load(&gantry, 12).await } else { Acknowledged::new() };
+        let mut what = format!("step {step}");
+        if ready {
+            gantry.kill9();
+        }
+        end.disarm(); // it may not have come so far
+        if rng.bool() {
+            let (between, image) = (cut(&mut rng), images.path().join("between"));
+            let damage = faults.disk().write_image(&between, &image);
+            what = format!("{what}, then {between:?}: {damage:?}");
+            faults = Faults::journalled_on(&image);
+            gantry = Gantry::start_with(&faults, FLAGS);
+        } else {
+            gantry.restart();
+        }
+        acknowledged.extend(load(&gantry, 12).await);
+        gantry.kill9();
+        let (last, image) = (cut(&mut rng), images.path().join("last"));
+        let damage = faults.disk().write_image(&last, &image);
+        what = format!("{what}, then {last:?}: {damage:?}");
+        println!("{what}");
+        expect_all(&Gantry::start_on(&image, FLAGS), &acknowledged, &what).await;
+    }
+}
+
+/// Regression: names that a killed start had made and not synced were taken for durable by the next one, and all
+/// that was acknowledged in such a file or directory was lost with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_a_killed_process_left_become_durable() {
+    for point in [
+        Rule::on(Op::Mkdir).path("commitlog").nth(1).kill_after(),
+        Rule::on(Op::Truncate).path("commitlog").nth(1).kill_after(),
+        Rule::on(Op::Mkdir).path("config").nth(1).kill_after(),
+    ] {
+        let faults = Faults::journalled();
+        faults.add(point.clone());
+        let (mut gantry, ready) = Gantry::try_start_with(&faults, FLAGS);
+        if ready {
+            load(&gantry, 4).await;
+            gantry.wait_killed();
+        }
+        gantry.restart();
+        let acknowledged = load(&gantry, 8).await;
+        gantry.kill9();
+        expect_after_loss(&faults, &acknowledged, &format!("{point:?}")).await;
+    }
+}
+
+/// Regression: a log file whose name could not be made durable was used by the next send all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_name_cannot_be_kept_is_not_used() {
+    let faults = Faults::journalled();
+    let mut gantry = Gantry::start_with(&faults, FLAGS);
+    // The second file's; the first one's is synced after its directory was made and when it is made itself.
+    let failing = faults.add(Rule::on(Op::SyncDir).path("commitlog").nth(2).fail(Errno::IO));
+    let mut acknowledged = Acknowledged::new();
+    for _ in 0..10 {
+        acknowledged.extend(load(&gantry, 400).await);
+        if failing.fired() > 0 {
+            break;
+        }
+    }
+    assert_eq!(failing.fired(), 1);
+    acknowledged.extend(load(&gantry, 40).await);
+    gantry.kill9();
+    expect_after_loss(&faults, &acknowledged, "the failed sync of a directory").await;
+}
+
+/// Expects all on a disk that holds only what was synced.
+async fn expect_after_loss(faults: &Faults, acknowledged: &Acknowledged, what: &str) {
+    assert!(acknowledged.len() > 4, "{} acknowledged", acknowledged.len());
+    let images = tempfile::tempdir().expect("a temporary directory");
+    let image = images.path().join("image");
+    faults.disk().write_image(&PowerCut::new(Loss::Drop, 0), &image);
+    expect_all(&Gantry::start_on(&image, FLAGS), acknowledged, what).await;
 }
 
 /// A load that ends in the middle of a write somewhere behind the log's first file.

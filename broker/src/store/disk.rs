@@ -49,6 +49,8 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file; a missing one is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in `dir` durable, whoever made them; nothing to do where there is no such directory.
+    fn sync_names(&self, dir: &Path) -> io::Result<()>;
     /// Space of the file system that holds `dir`.
     fn space(&self, dir: &Path) -> io::Result<Space>;
     /// The file system that holds `dir`, if it can be made durable as a whole. Only errors from now on are told by
@@ -149,9 +151,12 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
         let file = create(path, create_dirs)?;
         if file.metadata()?.len() == 0 && len > 0 {
-            file.set_len(len)?;
-            file.sync_all()?;
-            sync_dir(parent(path)?)?;
+            let made = file.set_len(len).and_then(|()| file.sync_all());
+            if let Err(error) = made.and_then(|()| sync_dir(parent(path)?)) {
+                // Found again with its length it would be taken for durable.
+                let _ = std::fs::remove_file(path);
+                return Err(error);
+            }
         }
         Ok(Arc::new(RealFile { file }))
     }
@@ -189,6 +194,13 @@ impl Disk for RealDisk {
         }
     }
 
+    fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        match sync_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(dir)?;
         let unit = stat.f_frsize;
@@ -215,6 +227,10 @@ impl Disk for ReadOnlyDisk {
 
     fn remove(&self, _path: &Path) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_names(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
     }
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
@@ -352,10 +368,14 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    match dir.parent() {
+    let synced = match dir.parent() {
         Some(above) if !above.as_os_str().is_empty() => sync_dir(above),
         _ => Ok(()),
-    }
+    };
+    synced.inspect_err(|_| {
+        // Found again it would be taken for durable. Where another has put something into it, it stays.
+        let _ = std::fs::remove_dir(dir);
+    })
 }
 
 fn create_dirs_unsynced(dir: &Path) -> io::Result<()> {

@@ -121,6 +121,10 @@ impl Disk for FaultDisk {
         Ok(Some(Arc::new(FaultVolume { dir: dir.to_path_buf(), disk: self.clone() })))
     }
 
+    fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_names(dir)
+    }
+
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let told = self.lock().space;
         told.map_or_else(|| RealDisk.space(dir), Ok)

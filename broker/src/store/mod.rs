@@ -214,6 +214,7 @@ impl Store {
             recovered,
             _lock: lock,
         };
+        store.settle_names().map_err(io)?;
         match options.policy {
             // What was found is answered for from now on: a resend finds it and is acknowledged.
             FlushPolicy::Disk => drop(store.log.flush().map_err(|failure| io(stopped(&failure)))?),
@@ -221,6 +222,24 @@ impl Store {
         }
         store.start_flusher().map_err(io)?;
         Ok(store)
+    }
+
+    /// Makes durable what the directories hold that cannot be built again. A process that was killed between
+    /// making a file and syncing its directory has left a name that only memory has; it looks like any other.
+    fn settle_names(&self) -> io::Result<()> {
+        let layout = &self.layout;
+        match layout.root().parent().filter(|above| !above.as_os_str().is_empty()) {
+            // A directory of somebody else, that one may pass through but not list.
+            Some(above) => self.disk.sync_names(above).or_else(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => Ok(()),
+                _ => Err(error),
+            })?,
+            None => self.disk.sync_names(Path::new("."))?,
+        }
+        for dir in [layout.root().to_path_buf(), layout.commit_log(), layout.config(), layout.dedup()] {
+            self.disk.sync_names(&dir)?;
+        }
+        Ok(())
     }
 
     fn start_flusher(&self) -> io::Result<()> {
