@@ -166,6 +166,11 @@ impl Gantry {
         ended
     }
 
+    /// From its next start on, these faults happen to it instead of those before; they must be on its store.
+    pub fn set_faults(&mut self, faults: &Faults) {
+        self.faults = Some(faults.clone());
+    }
+
     /// Waits until it was killed by SIGKILL: by a rule of its [`Faults`].
     pub fn wait_killed(&mut self) {
         let child = self.child.as_mut().expect("the broker runs");

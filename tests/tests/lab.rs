@@ -39,6 +39,7 @@ faults! {
     a_storm_of_restarts_breaks_no_promise: Restarts,
     a_frozen_process_breaks_no_promise: Freeze,
     a_kill_at_a_certain_operation_breaks_no_promise: Point,
+    a_power_cut_breaks_no_promise: Power,
     a_full_disk_breaks_no_promise: Full,
     writes_that_fail_break_no_promise: EioWrite,
     syncs_that_fail_break_no_promise: EioSync,

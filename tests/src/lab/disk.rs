@@ -1,6 +1,7 @@
 //! Faults of the disk that strike, and weather of disk and clock. What happens to the broker's calls is the
 //! business of [`faults`](crate::faults); here is when, and what must follow.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use gantry_client::Client;
@@ -11,6 +12,7 @@ use super::stage::Stage;
 use super::vitals::Stop;
 use super::weather::{Scene, resumed};
 use crate::checker::Checker;
+use crate::faults::power::{Loss, Names, PowerCut};
 use crate::faults::{Errno, Faults, Op, Rule};
 
 /// How long a rule that must come sooner or later may take.
@@ -107,6 +109,30 @@ fn end(stage: &mut Stage) {
         stage.checker.violation(format!("the broker does not end within {ENDED_WITHIN:?} of SIGTERM"));
         stage.kill9();
     }
+}
+
+/// Cuts the power: of what was not synced, the disk keeps what it likes. Gives the number of cuts.
+pub fn power(stage: &mut Stage) -> u32 {
+    let cut = PowerCut {
+        loss: stage.rng.choice(Loss::ALL).unwrap_or(Loss::Random),
+        names: stage.rng.choice([Names::PerName, Names::PerDirectory, Names::Journalled]).unwrap_or_default(),
+        seed: stage.rng.u64(..),
+    };
+    stage.kill9();
+    let store = stage.gantry.store().to_owned();
+    let after = store.with_file_name("after-the-cut");
+    tokio::task::block_in_place(|| {
+        let damage = faults(stage).disk().write_image(&cut, &after);
+        eprintln!("the power fails: {cut:?}, {damage:?}");
+        fs::remove_dir_all(&store)
+            .and_then(|()| fs::rename(&after, &store))
+            .expect("the store can be changed");
+        let faults = Faults::journalled_on(&store);
+        stage.gantry.set_faults(&faults);
+        stage.faults = Some(faults);
+    });
+    stage.restart();
+    1
 }
 
 /// Takes the disk's room away and gives it back. Everything is served meanwhile, and sends go on by themselves

@@ -14,6 +14,8 @@ pub enum Fault {
     Freeze,
     /// SIGKILL before, in or after a certain write, sync, rename, removal …
     Point,
+    /// The power fails: of what was not synced, the disk keeps what it likes.
+    Power,
     /// No room on the disk.
     Full,
     /// Writes that fail with EIO.
@@ -43,11 +45,12 @@ pub enum Nature {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Restarts,
         Self::Freeze,
         Self::Point,
+        Self::Power,
         Self::Full,
         Self::EioWrite,
         Self::EioSync,
@@ -65,6 +68,7 @@ impl Fault {
             Self::Restarts => "restarts",
             Self::Freeze => "freeze",
             Self::Point => "point",
+            Self::Power => "power",
             Self::Full => "full",
             Self::EioWrite => "eio-write",
             Self::EioSync => "eio-sync",
@@ -83,6 +87,7 @@ impl Fault {
             | Self::Restarts
             | Self::Freeze
             | Self::Point
+            | Self::Power
             | Self::Full
             | Self::EioWrite
             | Self::EioSync => Nature::Stroke,

@@ -105,6 +105,11 @@ impl Choice {
         let first = if continues { self.first(number) } else { number };
         let faults = self.faults_of(number, &mut rng);
         let policy = if rng.bool() { Policy::Disk } else { Policy::Memory };
+        let mut policy = self.policy.unwrap_or(policy);
+        if faults.contains(&Fault::Power) {
+            // The other promises nothing about it.
+            policy = Policy::Disk;
+        }
         let injections = match self.pace {
             Pace::Brief => 1,
             Pace::Full => rng.u32(2..=5),
@@ -113,7 +118,7 @@ impl Choice {
             number,
             seed,
             first,
-            policy: self.policy.unwrap_or(policy),
+            policy,
             injections,
             mix: mix(&mut rng, self.pace),
             flags: self.flags(first, &faults, &mut rng),
@@ -145,7 +150,7 @@ impl Choice {
         let at = usize::try_from(number % count).unwrap_or_default();
         let mut faults = vec![turn[at]];
         let others: Vec<_> =
-            self.faults.iter().copied().filter(|other| other.nature() != turn[at].nature()).collect();
+            self.faults.iter().copied().filter(|other| goes_with(turn[at], *other)).collect();
         if self.pace == Pace::Full
             && rng.u8(..) < 64
             && let Some(other) = rng.choice(&others)
@@ -184,6 +189,15 @@ impl Choice {
         }
         flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
+}
+
+/// Whether two faults can come at once: a stroke and a weather, but not a power cut, after which the disk is
+/// another one, and a weather of the disk or the clock.
+fn goes_with(one: Fault, other: Fault) -> bool {
+    let both = [one, other];
+    one.nature() != other.nature()
+        && !(both.contains(&Fault::Power)
+            && (both.contains(&Fault::SlowDisk) || both.contains(&Fault::Clock)))
 }
 
 fn mix(rng: &mut fastrand::Rng, pace: Pace) -> Mix {

@@ -38,7 +38,8 @@ pub async fn run(round: &Round, dir: &Path, checker: &Arc<Checker>) -> Outcome {
     if round.has(Fault::HalfOpen) {
         flags.extend(["--advertise", "127.0.0.2"]);
     }
-    let faults = Faults::on(&dir.join("store"));
+    let store = dir.join("store");
+    let faults = if round.has(Fault::Power) { Faults::journalled_on(&store) } else { Faults::on(&store) };
     let mut stage = Stage::new(Gantry::kept(dir, &flags, Some(&faults)), Arc::clone(checker), round.seed);
     stage.faults = Some(faults);
     if round.pace == Pace::Brief {
@@ -122,6 +123,7 @@ async fn strike(stage: &mut Stage, fault: Fault, auditing: &Client, round: &Roun
         Fault::Restarts => strokes::restarts(stage, round.pace),
         Fault::Freeze => strokes::freeze(stage).await,
         Fault::Point => disk::point(stage, round),
+        Fault::Power => disk::power(stage),
         Fault::Full => disk::full(stage, auditing, round).await,
         Fault::EioWrite => disk::failing(stage, Failing::Write).await,
         Fault::EioSync => disk::failing(stage, Failing::Sync).await,
