@@ -112,12 +112,17 @@ fn end(stage: &mut Stage) {
 }
 
 /// Cuts the power: of what was not synced, the disk keeps what it likes. Gives the number of cuts.
-pub fn power(stage: &mut Stage) -> u32 {
+pub async fn power(stage: &mut Stage) -> u32 {
     let cut = PowerCut {
         loss: stage.rng.choice(Loss::ALL).unwrap_or(Loss::Random),
         names: stage.rng.choice([Names::PerName, Names::PerDirectory, Names::Journalled]).unwrap_or_default(),
         seed: stage.rng.u64(..),
     };
+    if stage.rng.bool() {
+        // What is written meanwhile waits to be synced: the more there is to lose.
+        faults(stage).add(Rule::on(Op::SyncData).path("commitlog").stall());
+        tokio::time::sleep(millis(&mut stage.rng, 10..400)).await;
+    }
     stage.kill9();
     let store = stage.gantry.store().to_owned();
     let after = store.with_file_name("after-the-cut");

@@ -123,7 +123,7 @@ async fn strike(stage: &mut Stage, fault: Fault, auditing: &Client, round: &Roun
         Fault::Restarts => strokes::restarts(stage, round.pace),
         Fault::Freeze => strokes::freeze(stage).await,
         Fault::Point => disk::point(stage, round),
-        Fault::Power => disk::power(stage),
+        Fault::Power => disk::power(stage).await,
         Fault::Full => disk::full(stage, auditing, round).await,
         Fault::EioWrite => disk::failing(stage, Failing::Write).await,
         Fault::EioSync => disk::failing(stage, Failing::Sync).await,
