@@ -1,5 +1,6 @@
 //! Gantry, as it comes.
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +11,7 @@ use gantry_tests::harness;
 use super::{Peer, Policy, Server, rocketmq};
 use crate::failure::Failure;
 use crate::load::{self, Load};
+use crate::store;
 
 /// Gantry.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,12 @@ impl Server for Running {
 
     fn first_send(&self) -> Result<(), Failure> {
         rocketmq::first_send(&self.name_server())
+    }
+
+    /// Without the dedup window: it holds the last ids, at most some megabytes in all, however many messages there are.
+    fn store_bytes(&self) -> io::Result<u64> {
+        let window = self.process.store().join("dedup");
+        Ok(store::content_bytes(self.process.store())?.saturating_sub(store::content_bytes(&window)?))
     }
 
     fn waiting_consumer(&self, topic: &str) -> Option<Result<load::Running, Failure>> {

@@ -129,7 +129,7 @@ impl Options {
     /// The policies to measure.
     pub fn policies(&self) -> Vec<Policy> {
         match (self.policy.is_empty(), self.set) {
-            (true, Set::Quick) => vec![Policy::Disk],
+            (true, Set::Quick) => vec![Policy::Memory],
             (true, Set::Default | Set::Full) => Policy::ALL.to_vec(),
             (false, _) => self.policy.clone(),
         }

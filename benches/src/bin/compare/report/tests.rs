@@ -62,7 +62,7 @@ fn targets_are_judged_by_the_run() {
     for line in [
         "| the same, disk | ≤ 1/8 of Apache | 2.00 | 20.0 | – | – | met |",
         "| throughput, disk, 64 in flight | ≥ 5 × Apache | 500/s | 100/s | – | – | met |",
-        "| idle CPU after a load, % of a core | ≤ 0.5 | 0.100 | – | – | – | met |",
+        "| idle CPU after a load, % of a core | ≤ 0.5 (beside Apache 5.5.0) | 0.100 | – | – | – | met |",
         "| start to first send, empty / large store after SIGKILL, s | ≤ 0.05 / ≤ 0.3 | – | – | – | – | not measured |",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\nis missing in\n{text}");
