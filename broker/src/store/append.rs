@@ -21,6 +21,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that always stay free behind the last record of a file, for the blank record.
 const BLANK_BYTES: u64 = 8;
+/// A write of more than this is not followed by prepared blocks: writing twice would cost more than it saves.
+const PREPARE_BELOW: usize = 64 * 1024;
 
 /// Records to append together, one behind the other in one file. Reusable.
 #[derive(Debug, Default)]
@@ -161,6 +163,9 @@ pub struct LogLimits {
     pub staged_bytes_max: u64,
     /// Disk blocks are reserved in steps of this many bytes.
     pub allocate_step: u64,
+    /// Behind the end of the log, blocks are written with zeroes in steps of this many bytes before records come to
+    /// them; 0: never. Saves each flush writing the file system's metadata.
+    pub prepare_step: u64,
     /// Bytes of the disk that appends leave free.
     pub reserve_bytes: u64,
     /// Used share of the disk above which no new messages are taken, 0.0 to 1.0.
@@ -181,8 +186,16 @@ pub struct Log {
     crowded: AtomicBool,
     /// Whether the log's next bytes had no room when they were last asked for.
     refusing: AtomicBool,
-    /// Held while staged bytes are written; keeps a spare buffer.
-    writer: Mutex<Staged>,
+    /// Held while anything is written to the files.
+    writer: Mutex<Writer>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    /// What is being written; between writes, a spare buffer.
+    staged: Staged,
+    /// First byte whose block was not prepared.
+    prepared: u64,
 }
 
 #[derive(Debug)]
@@ -381,28 +394,52 @@ impl Log {
     /// Writes everything staged so far and moves the written mark. A failure stops the log.
     pub fn write_staged(&self) -> Result<PhyOffset, Poisoned> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = {
+        let Writer { staged, prepared } = &mut *writer;
+        let (end, allocated) = {
             let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(&mut tail.staged, &mut *writer);
-            PhyOffset::new(tail.end)
+            std::mem::swap(&mut tail.staged, staged);
+            (tail.end, tail.allocated)
         };
         if let Some(failure) = self.marks.failure() {
             return Err(failure.clone());
         }
-        for (number, &(at, from)) in writer.runs.iter().enumerate() {
-            let to = writer.runs.get(number + 1).map_or(writer.bytes.len(), |next| next.1);
-            if let Err(error) = self.write_run(at, writer.bytes.get(from..to).unwrap_or_default()) {
+        for (number, &(at, from)) in staged.runs.iter().enumerate() {
+            let to = staged.runs.get(number + 1).map_or(staged.bytes.len(), |next| next.1);
+            if let Err(error) = self.write_run(at, staged.bytes.get(from..to).unwrap_or_default()) {
                 tracing::error!(%error, at, "a write to the commit log failed; the broker takes no more messages");
                 self.marks.poison(error);
                 break;
             }
         }
-        writer.clear();
+        let written = staged.bytes.len();
+        staged.clear();
         if let Some(failure) = self.marks.failure() {
             return Err(failure.clone());
         }
+        if end > *prepared && written > 0 && written <= PREPARE_BELOW {
+            *prepared = self.prepare(end, allocated);
+        }
+        let end = PhyOffset::new(end);
         self.marks.written.advance(end);
         Ok(end)
+    }
+
+    /// Prepares blocks from `end` on, at most up to `allocated`, and gives the first byte behind them. Only whoever
+    /// holds the writer may: what is appended meanwhile is written after the zeroes.
+    fn prepare(&self, end: u64, allocated: u64) -> u64 {
+        let step = self.limits.prepare_step;
+        if step == 0 {
+            return u64::MAX;
+        }
+        let to = (end - end % step).saturating_add(step).min(allocated).min(end + self.room(end));
+        if let Some(segment) = self.segments.find(PhyOffset::new(end))
+            && let Some(len) = to.checked_sub(end).and_then(|len| usize::try_from(len).ok())
+            // Nothing depends on it. A disk that fails says so when a record is written or flushed.
+            && let Err(error) = segment.file().prepare(end - segment.start().get(), len)
+        {
+            tracing::debug!(%error, at = end, "blocks of the commit log cannot be prepared");
+        }
+        to
     }
 
     fn write_run(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -79,6 +79,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug {
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Reserves disk blocks for `len` bytes from `at`, without changing content or length.
     fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
+    /// Writes zeroes over `len` bytes from `at`, which were reserved and never written: content and length stay. A flush
+    /// of what is written there later need not note in the file system that its blocks are in use now.
+    fn prepare(&self, _at: u64, _len: usize) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes written bytes durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
     /// Maps the whole file for reading.
@@ -253,6 +258,18 @@ impl DiskFile for RealFile {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             other => Ok(other?),
         }
+    }
+
+    fn prepare(&self, at: u64, len: usize) -> io::Result<()> {
+        static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+        let (mut at, mut left) = (at, len);
+        while left > 0 {
+            let now = left.min(ZEROES.len());
+            self.file.write_all_at(&ZEROES[..now], at)?;
+            at += now as u64;
+            left -= now;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

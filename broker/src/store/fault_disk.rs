@@ -164,6 +164,10 @@ impl DiskFile for FaultFile {
         self.file.allocate(at, len)
     }
 
+    fn prepare(&self, at: u64, len: usize) -> io::Result<()> {
+        self.file.prepare(at, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.lock().syncs.push(self.path.clone());
         self.disk.check(&self.path, Op::Sync)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::FlushPolicy;
 use super::append::Log;
 use super::dispatch::Dispatcher;
+use super::watermark::Poisoned;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex};
 
@@ -76,15 +77,21 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
+/// Writes and flushes everything staged, and dispatches it. A failure stops the log.
+pub(super) fn flush_all(log: &Log, dispatcher: &Dispatcher) -> Result<(), Poisoned> {
+    log.write_staged()?;
+    let flushed = log.flush()?;
+    log.marks().visible.advance(flushed);
+    dispatcher.run(log);
+    Ok(())
+}
+
 /// The flusher thread's loop.
 pub(super) fn run(policy: FlushPolicy, log: &Arc<Log>, dispatcher: &Arc<Dispatcher>, signal: &FlushSignal) {
     let _stop = StopOnPanic(log);
     while signal.next() {
         let done = match policy {
-            FlushPolicy::Disk => log.write_staged().and_then(|_| log.flush()).map(|flushed| {
-                log.marks().visible.advance(flushed);
-                dispatcher.run(log);
-            }),
+            FlushPolicy::Disk => flush_all(log, dispatcher),
             FlushPolicy::Memory => {
                 signal.gather(MEMORY_INTERVAL);
                 log.flush().map(|_| ())

@@ -57,6 +57,8 @@ use segments::{Segments, SegmentsError};
 /// A checkpoint is due when the log has grown so much since the last one: recovery reads no more than about
 /// this, and what waits for a checkpoint in memory stays small.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+/// Under the policy `disk` blocks of the log are written with zeroes in steps of this many bytes.
+const PREPARE_STEP: u64 = 256 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +193,10 @@ impl Store {
         let limits = LogLimits {
             staged_bytes_max: options.staged_bytes_max,
             allocate_step: options.allocate_step,
+            prepare_step: match options.policy {
+                FlushPolicy::Disk => PREPARE_STEP,
+                FlushPolicy::Memory => 0,
+            },
             reserve_bytes: options.reserve_bytes,
             refuse_ratio: options.retention.disk_refuse_ratio,
         };
@@ -403,6 +409,16 @@ impl Store {
                     self.signal.request();
                 }
             }
+        }
+    }
+
+    /// [`drive`](Self::drive) that under the policy `disk` writes and flushes on the calling thread too, which waits for
+    /// the disk. Saves a sender whom nobody shares the flush with the way to the flusher and back.
+    pub fn drive_here(&self) {
+        match self.policy {
+            // A failure stops the log; whoever waits for the records is told by `settled`.
+            FlushPolicy::Disk => drop(flush::flush_all(&self.log, &self.dispatcher)),
+            FlushPolicy::Memory => self.drive(),
         }
     }
 

@@ -105,6 +105,46 @@ async fn messages_are_kept_over_clean_and_unclean_stops() {
     }
 }
 
+#[tokio::test]
+async fn blocks_are_prepared_behind_the_end_and_never_over_records() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = StoreOptions { segment_bytes: 1024 * 1024, ..options(FlushPolicy::Disk) };
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let store = open_as(dir.path(), &options).expect("the store opens");
+        for n in 0..40 {
+            expected.push(format!("{round}.{n} {}", "x".repeat(20_000)));
+            send(&store, "T", 0, expected[expected.len() - 1].as_bytes(), &format!("u{round}.{n}")).await;
+        }
+        assert!(bodies(&store, "T", 0) == expected, "round {round}");
+        let end = store.max_offset();
+        let segment = store.log().segments().find(end).expect("the last file");
+        let at = end.since(segment.start());
+        let data = segment.file().next_data(at).expect("asked");
+        assert!(data.is_some_and(|data| data.start == at), "prepared");
+        let map = segment.map().expect("mapped");
+        assert!(map.iter().skip(usize::try_from(at).expect("small")).all(|byte| *byte == 0));
+        if round % 2 == 1 {
+            store.close().expect("closed");
+        } // else: dropped, as a crash leaves it
+    }
+    let store = open_as(dir.path(), &options).expect("the store opens");
+    assert!(bodies(&store, "T", 0) == expected);
+}
+
+#[tokio::test]
+async fn a_caller_may_flush_itself() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = open_as(dir.path(), &options(FlushPolicy::Disk)).expect("the store opens");
+    let mut batch = Batch::new();
+    push(&store, &mut batch, "T", 0, b"flushed here", "u1");
+    let end = store.append(&mut batch).expect("appended").end;
+    assert!(!store.is_settled(end));
+    store.drive_here();
+    assert!(store.is_settled(end) && store.log().marks().flushed.get() >= end);
+    assert_eq!(bodies(&store, "T", 0), ["flushed here"]);
+}
+
 /// A checkpoint holds the projections while it writes them; a send that comes then must not wait for the next.
 #[tokio::test]
 async fn what_became_visible_during_a_checkpoint_is_dispatched_behind_it() {
