@@ -21,7 +21,7 @@ use crate::groups::members::Members;
 use crate::groups::offsets::{Key, OffsetTable, Offsets};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
-use crate::remoting::{self, context::Services};
+use crate::remoting::{self, context::Services, pace::Alone};
 use crate::routes::Embedded;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::dedup::DedupOptions;
@@ -225,6 +225,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         polls,
         metrics,
         outbound: Arc::default(),
+        alone: Alone::default(),
         listeners: Shutdown::new(),
         connections: Shutdown::new(),
         shutdown: Shutdown::new(),

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use answer::{Answer, AnyAnswer, PullAnswer, SendAnswer};
 use answer::{pull_answer, send_answer};
+use spin::{SPIN_MAX, Spin};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -90,6 +91,8 @@ struct Shared {
     room: Notify,
     crowded: AtomicBool,
     closed: AtomicBool,
+    /// How often answers came, or something to write.
+    events: AtomicU32,
     stop: CancellationToken,
 }
 
@@ -138,6 +141,7 @@ impl Connection {
             room: Notify::new(),
             crowded: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            events: AtomicU32::new(0),
             stop,
         }));
         let ours = connection.clone();
@@ -312,6 +316,7 @@ impl Shared {
             state.out.extend_from_slice(part);
         }
         if was_empty {
+            self.events.fetch_add(1, Ordering::Relaxed);
             self.wake.notify_one();
         }
         Ok(())
@@ -338,6 +343,7 @@ impl Shared {
         if answers.is_empty() {
             return;
         }
+        self.events.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         for (opaque, answer) in answers.drain(..) {
             // Nobody there: the asker gave up.
@@ -439,12 +445,13 @@ impl<A> Drop for Reply<A> {
 
 async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
     let mut batch = Vec::new();
+    let mut spin = Spin::default();
     loop {
-        let closed = {
+        let (closed, waiting) = {
             let mut state = shared.lock();
             std::mem::swap(&mut batch, &mut state.out);
             shared.note_room(&state);
-            state.closed.is_some()
+            (state.closed.is_some(), state.waiting.len())
         };
         if batch.is_empty() {
             if closed {
@@ -453,6 +460,7 @@ async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
             shared.wake.notified().await;
             continue;
         }
+        let spins = spin.begins(waiting);
         if let Err(error) = write.write_all(&batch).await {
             shared.close(&format!("writing failed: {error}"));
             shared.stop.cancel();
@@ -460,8 +468,25 @@ async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
         }
         batch.clear();
         batch.shrink_to(BUFFER_BYTES);
+        if spins {
+            spin.ended(look_for_answer(&shared).await);
+        }
     }
     let _ = write.shutdown().await; // the connection is over either way
+}
+
+/// Stays awake until there is an answer or something else to write, or [`SPIN_MAX`] is over; whether there was.
+async fn look_for_answer(shared: &Shared) -> bool {
+    let before = shared.events.load(Ordering::Relaxed);
+    let began = Instant::now();
+    while began.elapsed() < SPIN_MAX {
+        // The runtime looks for what arrives, and others have their turns.
+        tokio::task::yield_now().await;
+        if shared.events.load(Ordering::Relaxed) != before || shared.closed.load(Ordering::Relaxed) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Reads until the stream ends; tells why it did.
@@ -548,5 +573,6 @@ fn cut_frames(
 }
 
 mod answer;
+mod spin;
 #[cfg(test)]
 mod tests;

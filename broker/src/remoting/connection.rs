@@ -26,13 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
+use super::pace::{FlushHere, SPIN_MAX, Spin};
 use super::pull::Parked;
 use super::{dispatch, outbound};
 use crate::deliver::polls::{Mailbox, PollsFull};
 use crate::deliver::pull;
 use crate::groups::members::Notice;
 use crate::publish::Scratch;
-use crate::store::LogRuns;
+use crate::store::{FlushPolicy, LogRuns};
 
 /// Bytes that a read asks for at the least.
 const READ_BYTES_MIN: usize = 8 * 1024;
@@ -122,6 +123,8 @@ pub(super) struct Connection {
     ext: ExtFields<'static>,
     /// What `out` counts for among all connections.
     share: Share,
+    flush_here: FlushHere,
+    spin: Spin,
 }
 
 impl Connection {
@@ -146,6 +149,8 @@ impl Connection {
             used: false,
             rest_at: None,
             ext: ExtFields::with_capacity(16),
+            flush_here: FlushHere::default(),
+            spin: Spin::default(),
         }
     }
 
@@ -223,12 +228,16 @@ impl Connection {
             }
             input.reserve(want);
             let begun = !input.is_empty();
+            let spins = self.held.is_empty() && self.spin.begins();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Closed::Stopping),
                 () = settled(&self.services, self.held.front()), if !self.held.is_empty() => {}
                 () = self.inbox.mailbox.woken() => self.take_inbox(),
                 read = stream.read_buf(&mut input), if may_go_on => {
+                    if spins {
+                        self.spin.hit();
+                    }
                     let read = read?;
                     if read == 0 {
                         return Ok(Closed::ByPeer);
@@ -242,6 +251,7 @@ impl Connection {
                     }
                 }
                 Some(notice) = notices.recv() => outbound::write(self, &notice),
+                () = look_for(SPIN_MAX), if spins => self.spin.miss(),
                 () = &mut timer => {
                     let now = Instant::now();
                     if now >= heard + idle {
@@ -298,6 +308,7 @@ impl Connection {
     pub(super) fn take_frames(&mut self, input: &mut BytesMut) -> Result<usize, Closed> {
         let limit = self.services.config.limits.frame_bytes as usize;
         let mut taken = 0;
+        let mut frames = 0;
         self.more_frames = false;
         let missing = loop {
             if self.is_full() {
@@ -308,15 +319,30 @@ impl Connection {
             let Some(frame) = Frame::cut(rest, limit)? else { break Frame::missing(rest, limit)? };
             self.take_frame(&frame)?;
             taken += frame.len;
+            frames += 1;
         };
         input.advance(taken);
         if !self.ends.is_empty() {
             super::transaction::stage(self);
         }
         if std::mem::take(&mut self.appended) {
-            self.services.store.drive();
+            self.drive(frames);
         }
+        self.spin.read(frames);
         Ok(missing)
+    }
+
+    /// Gets what so many requests appended written and dispatched.
+    fn drive(&mut self, requests: usize) {
+        let store = &self.services.store;
+        let here = self.flush_here.decide(&self.services.alone, self.caller.connection, requests);
+        if here && store.policy() == FlushPolicy::Disk {
+            let began = Instant::now();
+            store.drive_here();
+            self.flush_here.took(began.elapsed());
+        } else {
+            store.drive();
+        }
     }
 
     fn take_frame(&mut self, frame: &Frame<'_>) -> Result<(), Closed> {
@@ -464,6 +490,18 @@ async fn settled(services: &Services, first: Option<&Held>) {
             let _ = services.store.settled(held.end).await;
         }
         None => std::future::poll_fn(|_| Poll::Pending).await,
+    }
+}
+
+/// Stays awake for `time`, while the runtime looks for what arrives and others take their turns.
+async fn look_for(time: Duration) {
+    let began = Instant::now();
+    // Bounded for clocks that stand still until nobody is awake.
+    for _ in 0..1000 {
+        if began.elapsed() >= time {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 

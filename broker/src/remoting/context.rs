@@ -12,6 +12,7 @@ use gantry_proto::remoting::request::HeaderError;
 use tokio::sync::mpsc;
 
 use super::budget::Budget;
+use super::pace::Alone;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::polls::Polls;
@@ -177,6 +178,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Bytes of answers that wait on all connections.
     pub outbound: Arc<Budget>,
+    /// Which connection stored something last.
+    pub alone: Alone,
     /// The accepting tasks; they stop first.
     pub listeners: Shutdown,
     /// The connections; they stop next.

@@ -15,6 +15,7 @@ mod lock;
 mod member;
 mod offset;
 mod outbound;
+pub mod pace;
 mod pull;
 pub mod query;
 mod refusal;
