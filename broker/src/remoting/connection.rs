@@ -19,6 +19,7 @@ use gantry_proto::ids::PhyOffset;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, FrameError, Serialize};
 use gantry_proto::remoting::header::{Command, EncodeError, ExtFields, ExtWrite, Head, encode_frame};
+use gantry_proto::remoting::request::send::QuickSend;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -114,6 +115,8 @@ pub(super) struct Connection {
     more_frames: bool,
     /// Whether something was appended since the store was driven last.
     pub(super) appended: bool,
+    /// Memory for the ids that the answer to a send names.
+    pub(super) msg_ids: String,
     /// Memory for pulls.
     pub(super) pulls: pull::Scratch,
     /// Whether there was something to do since [`rest_at`](Self::rest_at) was set.
@@ -145,6 +148,7 @@ impl Connection {
             ends: Vec::new(),
             more_frames: false,
             appended: false,
+            msg_ids: String::new(),
             pulls: pull::Scratch::default(),
             used: false,
             rest_at: None,
@@ -295,6 +299,7 @@ impl Connection {
             self.held_bytes = Vec::new();
         }
         self.scratch = Scratch::default();
+        self.msg_ids = String::new();
         self.pulls = pull::Scratch::default();
     }
 
@@ -346,6 +351,15 @@ impl Connection {
     }
 
     fn take_frame(&mut self, frame: &Frame<'_>) -> Result<(), Closed> {
+        if frame.serialize == Serialize::RocketMq
+            && let Some(send) = QuickSend::read(frame.header)
+            && !send.command.is_reply()
+        {
+            self.caller.language = send.command.language;
+            self.caller.version = send.command.version;
+            super::send::handle_quick(self, &send, frame);
+            return Ok(());
+        }
         let storage = std::mem::take(&mut self.ext);
         let command = Command::decode_reusing(frame.serialize, frame.header, storage)?;
         self.caller.language = command.language;

@@ -8,7 +8,7 @@ use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Frame;
 use gantry_proto::remoting::header::{Command, Head, OwnedCommand};
 use gantry_proto::remoting::request::send::{
-    ConsumerSendMsgBackHeader, SendMessageHeader, SendMessageResponse, SendReplyExtras,
+    ConsumerSendMsgBackHeader, QuickSend, SendMessageHeader, SendMessageResponse, SendReplyExtras,
 };
 
 use super::connection::Connection;
@@ -30,6 +30,22 @@ pub(super) fn handle(
         Ok(header) => take(connection, code, &header, frame.body),
         Err(error) => Err(Refused { code: ResponseCode::SystemError, why: error.to_string() }),
     };
+    conclude(connection, command, frame, result);
+}
+
+/// [`handle`] of a send whose header is read already.
+pub(super) fn handle_quick(connection: &mut Connection, send: &QuickSend<'_>, frame: &Frame<'_>) {
+    super::transaction::stage_rollbacks(connection);
+    let result = take(connection, send.code, &send.header, frame.body);
+    conclude(connection, &send.command, frame, result);
+}
+
+fn conclude(
+    connection: &mut Connection,
+    command: &Command<'_>,
+    frame: &Frame<'_>,
+    result: Result<Taken, Refused>,
+) {
     if command.is_oneway() {
         if let Err(refused) = result {
             tracing::warn!(remote = %connection.caller.remote, why = refused.why, "a one-way message was refused");
@@ -37,7 +53,10 @@ pub(super) fn handle(
         return;
     }
     match result {
-        Ok(taken) => answer(connection, command.opaque, frame, &taken),
+        Ok(taken) => {
+            answer(connection, command.opaque, frame, &taken);
+            connection.msg_ids = taken.msg_ids;
+        }
         Err(refused) => {
             let head = Head::reply(refused.code.code(), command.opaque).remark(&refused.why);
             connection.answer(frame.serialize, &head, &(), &[]);
@@ -81,7 +100,8 @@ fn take(
         reconsume_max: header.max_reconsume_times,
     };
     let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
-    let mut msg_ids = String::new();
+    let mut msg_ids = std::mem::take(&mut connection.msg_ids);
+    msg_ids.clear();
     let refuse = |error: SendError| Refused { code: refusal::send(&error), why: chain(&error) };
     let (first, last) = if is_batch {
         let mut sent = Vec::new();

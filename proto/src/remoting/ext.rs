@@ -71,6 +71,11 @@ impl<'a> ExtFields<'a> {
         ExtFields(self.0.into_iter().map(|(name, value)| (own(name), own(value))).collect())
     }
 
+    /// Forgets all fields.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Empties the list and hands its memory on: give it to
     /// [`Command::decode_reusing`](super::header::Command::decode_reusing) for the next command.
     pub fn recycle(mut self) -> ExtFields<'static> {
@@ -155,6 +160,7 @@ impl<'o> ExtWriter<'o> {
             self.fits = false;
             return;
         };
+        self.out.reserve(6 + name.len() + value.len());
         self.out.extend_from_slice(&name_len.to_be_bytes());
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(&value_len.to_be_bytes());

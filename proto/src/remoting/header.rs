@@ -96,6 +96,10 @@ impl<'a> Command<'a> {
         if ext_len > reader.remaining() {
             return Err(reader.expected(format!("{ext_len} bytes of ext fields")));
         }
+        if self.read_fields_at_once(header.get(reader.position()..start).unwrap_or_default()).is_some() {
+            return Ok(());
+        }
+        self.ext.clear();
         while reader.position() < start {
             let name_len = usize::from(reader.u16("length of a field name")?);
             let name = reader.text(name_len, "field name")?;
@@ -108,6 +112,21 @@ impl<'a> Command<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads the fields, as fast as that goes; `None` where something is wrong with them.
+    fn read_fields_at_once(&mut self, fields: &'a [u8]) -> Option<()> {
+        let mut fields = FieldText::new(fields);
+        while !fields.is_done() {
+            let (name, value) = fields.next()?;
+            if self.ext.len() >= EXT_FIELDS_MAX {
+                return None;
+            }
+            if !name.is_empty() {
+                self.ext.push(name, value);
+            }
+        }
+        Some(())
     }
 
     /// Takes a header from any JSON object that Java would take.
@@ -157,6 +176,46 @@ impl<'a> Command<'a> {
             remark: map.get("remark").and_then(plain_text).map(Cow::Owned),
             ext,
         })
+    }
+}
+
+/// The binary ext fields. Where they are text with all their lengths, which are then below 128, they are checked at
+/// once: for many short texts that is most of the work.
+pub(super) struct FieldText<'a> {
+    bytes: &'a [u8],
+    text: Option<&'a str>,
+    at: usize,
+}
+
+impl<'a> FieldText<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, text: std::str::from_utf8(bytes).ok(), at: 0 }
+    }
+
+    /// Whether all were read.
+    pub(super) const fn is_done(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// The next name and value; `None` when they are not whole or no text.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<(&'a str, &'a str)> {
+        let name_len = u16::from_be_bytes(*self.bytes.get(self.at..)?.first_chunk()?);
+        let name = self.take(2, usize::from(name_len))?;
+        let value_len = i32::from_be_bytes(*self.bytes.get(self.at..)?.first_chunk()?);
+        let value = self.take(4, usize::try_from(value_len).ok()?)?;
+        Some((name, value))
+    }
+
+    #[inline]
+    fn take(&mut self, skip: usize, len: usize) -> Option<&'a str> {
+        let from = self.at + skip;
+        let to = from.checked_add(len)?;
+        self.at = to;
+        match self.text {
+            Some(text) => text.get(from..to),
+            None => std::str::from_utf8(self.bytes.get(from..to)?).ok(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sending: codes 10, 310, 320 (producers), 36 (a consumer gives a message back).
 
-use super::super::codes::RequestCode;
-use super::super::header::{ExtFields, ExtWrite, ExtWriter};
+use super::super::codes::{Language, RequestCode};
+use super::super::header::{Command, ExtFields, ExtWrite, ExtWriter, FieldText};
 use super::{Field, Header, HeaderError, field, header};
 
 header! {
@@ -44,6 +44,26 @@ macro_rules! letters {
             }
         }
 
+        /// The fields in one pass; `None` for other names, a name that comes twice, or what cannot be read.
+        fn letters_of(mut fields: FieldText<'_>) -> Option<SendMessageHeader<'_>> {
+            let mut header = SendMessageHeader::default();
+            let mut seen = 0_u32;
+            while !fields.is_done() {
+                let (name, value) = fields.next()?;
+                let [letter] = name.as_bytes() else { return None };
+                let bit = 1_u32.checked_shl(u32::from(letter.checked_sub(b'a')?))?;
+                if seen & bit != 0 {
+                    return None;
+                }
+                seen |= bit;
+                match name {
+                    $($letter => header.$field = Field::read(Some(value)).ok()?,)+
+                    _ => return None,
+                }
+            }
+            Some(header)
+        }
+
         impl ExtWrite for SendMessageV2<'_> {
             fn write(&self, out: &mut ExtWriter<'_>) {
                 $(self.0.$field.put($letter, out);)+
@@ -67,6 +87,46 @@ letters! {
     max_reconsume_times = "l",
     batch = "m",
     broker_name = "n",
+}
+
+/// A send whose binary header was read in one pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuickSend<'a> {
+    /// The command, without its fields.
+    pub command: Command<'a>,
+    /// Its code: 310 or 320.
+    pub code: RequestCode,
+    /// Its fields.
+    pub header: SendMessageHeader<'a>,
+}
+
+impl<'a> QuickSend<'a> {
+    /// Reads the binary header of a send as our clients and the peer's write it: fields with letters for names, each
+    /// once. `None` for everything else; that is for [`Command::decode`], with the same outcome where both read it.
+    pub fn read(header: &'a [u8]) -> Option<Self> {
+        let (fixed, rest) = header.split_first_chunk::<13>()?;
+        let [c0, c1, language, v0, v1, o0, o1, o2, o3, f0, f1, f2, f3] = *fixed;
+        let code = RequestCode::from(i32::from(i16::from_be_bytes([c0, c1])));
+        if !matches!(code, RequestCode::SendMessageV2 | RequestCode::SendBatchMessage) {
+            return None;
+        }
+        let (no_remark, rest) = rest.split_first_chunk::<4>()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        if *no_remark != [0; 4] {
+            return None;
+        }
+        let fields = rest.get(..usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+        let command = Command {
+            code: code.code(),
+            language: Language::from_code(language),
+            version: i32::from(i16::from_be_bytes([v0, v1])),
+            opaque: i32::from_be_bytes([o0, o1, o2, o3]),
+            flag: i32::from_be_bytes([f0, f1, f2, f3]),
+            remark: None,
+            ext: ExtFields::new(),
+        };
+        Some(Self { command, code, header: letters_of(FieldText::new(fields))? })
+    }
 }
 
 impl<'a> SendMessageHeader<'a> {

@@ -1,5 +1,6 @@
 use super::super::codes::RequestCode;
-use super::super::header::{ExtFields, ExtWrite, OwnedCommand};
+use super::super::frame::{PREFIX_LEN, Serialize};
+use super::super::header::{Command, ExtFields, ExtWrite, Head, OwnedCommand, encode_frame};
 use super::callback::*;
 use super::group::*;
 use super::member::*;
@@ -42,6 +43,60 @@ fn both_names_of_a_send_give_the_same_header() {
     assert_eq!(letters.get("l"), None);
     assert_eq!(SendMessageHeader::read(RequestCode::SendMessage, &long), Ok(header.clone()));
     assert_eq!(SendMessageHeader::read(RequestCode::SendBatchMessage, &letters), Ok(header));
+}
+
+/// The binary header of a send with these fields.
+fn binary_send(code: RequestCode, ext: &impl ExtWrite) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_frame(&mut out, Serialize::RocketMq, &Head::request(code, 7), ext, 0).expect("encodable");
+    out.split_off(PREFIX_LEN)
+}
+
+#[test]
+fn a_send_is_read_in_one_pass_where_that_can_be() {
+    let long = "KEYS\u{1}".to_owned() + &"k".repeat(300);
+    for properties in [None, Some("KEYS\u{1}k\u{2}"), Some("\u{e4}"), Some(long.as_str())] {
+        let header =
+            SendMessageHeader { topic: "T", queue_id: -1, properties, ..SendMessageHeader::default() };
+        let bytes = binary_send(RequestCode::SendMessageV2, &SendMessageV2(header.clone()));
+        let quick = QuickSend::read(&bytes).expect("as our client writes it");
+        assert_eq!((quick.code, quick.header, quick.command.opaque), (RequestCode::SendMessageV2, header, 7));
+    }
+    let letters = |names: &[&'static str]| {
+        let mut ext = ExtFields::new();
+        for name in names {
+            ext.push(*name, "1");
+        }
+        QuickSend::read(&binary_send(RequestCode::SendBatchMessage, &ext)).is_some()
+    };
+    assert!(letters(&["a", "b", "n"]));
+    assert!(!letters(&["a", "a"]) && !letters(&["o"]) && !letters(&["A"]) && !letters(&["topic"]));
+    let header = SendMessageHeader { topic: "T", ..SendMessageHeader::default() };
+    assert_eq!(QuickSend::read(&binary_send(RequestCode::SendMessage, &header)), None);
+}
+
+proptest! {
+    #[test]
+    fn one_pass_reads_what_two_passes_read(
+        code in prop_oneof![Just(310), Just(320), Just(10), any::<i32>().prop_map(|code| code % 30_000)],
+        fields in proptest::collection::vec(("[a-o]", "[0-9a-z\u{e4}-]{0,200}"), 0..8),
+        damage in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
+    ) {
+        let mut ext = ExtFields::new();
+        for (name, value) in &fields {
+            ext.push(name.as_str(), value.as_str());
+        }
+        let mut bytes = binary_send(RequestCode::from(code), &ext);
+        if let Some((at, byte)) = damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(quick) = QuickSend::read(&bytes) {
+            let slow = Command::decode(Serialize::RocketMq, &bytes).expect("what one pass reads two passes read");
+            prop_assert_eq!(SendMessageHeader::read(quick.code, &slow.ext), Ok(quick.header));
+            prop_assert_eq!(quick.command, Command { ext: ExtFields::new(), ..slow });
+        }
+    }
 }
 
 #[test]
