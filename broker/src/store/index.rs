@@ -41,8 +41,10 @@ const PENDING_MAX: usize = 4 * PENDING_WANTED;
 const CHAIN_MAX: usize = 1_000_000;
 /// Unwritten entries in a row behind which no start looks for more of a run that a crash ended.
 const UNWRITTEN_MAX: u32 = 1024;
-/// What entry numbers of slot pages are grouped by when a run is written.
+/// Slots of a page: what is written when one of them changes.
 const PAGE_SLOTS: u32 = 1024;
+/// Slots that are written at once at the most.
+const GROUP_SLOTS: u32 = 64 * PAGE_SLOTS;
 
 /// Sizes of the index files. Fixed for the life of the store.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,9 @@ impl IndexOptions {
         HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(number) * ENTRY_BYTES
     }
 }
+
+/// A slot and its newest entry.
+type Newest = (u32, u32);
 
 /// One key of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,15 +402,9 @@ impl IndexFile {
             header.begin_at = first.store_at.get();
             header.begin_phy = first.phy.to_wire();
         }
-        // The newest entry of every slot that changes; grouped by page when written.
-        let mut changed: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
+        let (before, changed) = self.chain(options, keys)?;
         let mut entries = Vec::with_capacity(keys.len() * 20);
-        for key in keys {
-            let slot = key.hash % options.slots;
-            let before = match changed.get(&slot) {
-                Some(newest) => *newest,
-                None => self.newest(options, slot, header.next)?,
-            };
+        for (key, before) in keys.iter().zip(before) {
             if before == 0 {
                 header.slots += 1;
             }
@@ -414,7 +413,6 @@ impl IndexFile {
             entries.extend_from_slice(&key.phy.to_wire().to_be_bytes());
             entries.extend_from_slice(&i32::try_from(secs).unwrap_or(i32::MAX).to_be_bytes());
             entries.extend_from_slice(&before.to_be_bytes());
-            changed.insert(slot, header.next);
             header.next += 1;
             header.end_at = key.store_at.get();
             header.end_phy = key.phy.to_wire();
@@ -467,40 +465,69 @@ impl IndexFile {
             self.file.sync()?;
         }
         if !changed.is_empty() {
-            self.write_slots(options, &changed)?;
+            self.write_slots(options, &changed.into_iter().collect::<Vec<_>>())?;
             self.file.sync()?;
         }
         self.header = header;
         Ok(())
     }
 
-    /// The newest entry of a slot below `next`.
-    fn newest(&self, options: IndexOptions, slot: u32, next: u32) -> io::Result<u32> {
-        Ok(newest_in(self.map()?, options, slot, self.header.next.min(next)))
+    /// What the entries of `keys` find in their slots: the entry before each, in their order; and the newest entry of
+    /// every slot that changes, by slot.
+    fn chain(&self, options: IndexOptions, keys: &[Key]) -> io::Result<(Vec<u32>, Vec<Newest>)> {
+        // Sorted by slot instead of looked up one by one: the slots lie all over the file.
+        let slots = keys.iter().map(|key| key.hash % options.slots);
+        let mut changed: Vec<Newest> = slots.zip(self.header.next..).collect();
+        changed.sort_unstable();
+        let mut before = vec![0; keys.len()];
+        let mut last: Option<(u32, u32)> = None;
+        for &(slot, number) in &changed {
+            let newest = match last {
+                Some((same, newest)) if same == slot => newest,
+                _ => self.newest(options, slot)?,
+            };
+            if let Some(place) = before.get_mut((number - self.header.next) as usize) {
+                *place = newest;
+            }
+            last = Some((slot, number));
+        }
+        // Of entries with one slot the last is the newest.
+        changed.reverse();
+        changed.dedup_by_key(|(slot, _)| *slot);
+        changed.reverse();
+        Ok((before, changed))
     }
 
-    fn write_slots(
-        &self,
-        options: IndexOptions,
-        changed: &std::collections::BTreeMap<u32, u32>,
-    ) -> io::Result<()> {
+    /// The newest entry of a slot.
+    fn newest(&self, options: IndexOptions, slot: u32) -> io::Result<u32> {
+        Ok(newest_in(self.map()?, options, slot, self.header.next))
+    }
+
+    /// Writes the pages of slots in which something changed, those next to each other at once.
+    fn write_slots(&self, options: IndexOptions, changed: &[Newest]) -> io::Result<()> {
         let map = self.map()?;
-        let mut changed = changed.iter().peekable();
-        let mut page = Vec::with_capacity(PAGE_SLOTS as usize * 4);
-        while let Some((first, _)) = changed.peek() {
-            let start = **first - **first % PAGE_SLOTS;
-            let count = PAGE_SLOTS.min(options.slots - start);
+        let page_of = |slot: u32| slot / PAGE_SLOTS;
+        let mut bytes = Vec::new();
+        let follows = |left: &Newest, right: &Newest| page_of(right.0) - page_of(left.0) <= 1;
+        let runs = changed
+            .chunk_by(follows)
+            .flat_map(|run| run.chunk_by(|left, right| left.0 / GROUP_SLOTS == right.0 / GROUP_SLOTS));
+        for run in runs {
+            let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { continue };
+            let start = page_of(*first) * PAGE_SLOTS;
+            let end = options.slots.min((page_of(*last) + 1) * PAGE_SLOTS);
             let from = HEADER_BYTES + u64::from(start) * SLOT_BYTES;
             let at = usize::try_from(from).unwrap_or(usize::MAX);
-            page.clear();
-            page.extend_from_slice(map.get(at..at.saturating_add(count as usize * 4)).unwrap_or_default());
-            while let Some((slot, number)) = changed.next_if(|(slot, _)| **slot < start + count) {
+            bytes.clear();
+            let len = (end - start) as usize * 4;
+            bytes.extend_from_slice(map.get(at..at.saturating_add(len)).unwrap_or_default());
+            for (slot, number) in run {
                 let within = (*slot - start) as usize * 4;
-                if let Some(place) = page.get_mut(within..within + 4) {
+                if let Some(place) = bytes.get_mut(within..within + 4) {
                     place.copy_from_slice(&number.to_be_bytes());
                 }
             }
-            self.file.write_at(from, &page)?;
+            self.file.write_at(from, &bytes)?;
         }
         Ok(())
     }
@@ -515,7 +542,7 @@ impl IndexFile {
         found: &mut Vec<PhyOffset>,
     ) -> io::Result<()> {
         let map = self.map()?;
-        let mut number = self.newest(options, hash % options.slots, self.header.next)?;
+        let mut number = self.newest(options, hash % options.slots)?;
         for _ in 0..CHAIN_MAX {
             if number == 0 || found.len() >= limit {
                 break;
