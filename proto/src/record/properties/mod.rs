@@ -178,6 +178,32 @@ fn pair(segment: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
+/// The properties of a string that is text as a whole: its parts need not be checked again.
+struct TextPairs<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for TextPairs<'a> {
+    type Item = (&'a str, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.rest.is_empty() {
+            let end = find(self.rest.as_bytes(), VALUE_END).unwrap_or(self.rest.len());
+            let segment = self.rest.get(..end)?;
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            if let Some(at) = find(segment.as_bytes(), NAME_END)
+                && let (Some(name), Some(value)) = (segment.get(..at), segment.get(at + 1..))
+                && !name.is_empty()
+                && !value.is_empty()
+            {
+                return Some((name, value));
+            }
+        }
+        None
+    }
+}
+
 /// The value of one segment if its name is `name`.
 fn value_of<'a>(segment: &'a [u8], name: &str) -> Option<&'a [u8]> {
     match segment.strip_prefix(name.as_bytes())?.split_first()? {
@@ -415,32 +441,37 @@ pub struct HotProperties<'a> {
 impl<'a> HotProperties<'a> {
     fn of(properties: Properties<'a>) -> Self {
         let mut hot = Self::default();
-        for (name, value) in properties.iter() {
-            match name {
-                keys::UNIQ_KEY => hot.uniq_key = Some(value),
-                keys::KEYS => hot.keys = Some(value),
-                keys::TAGS => hot.tags = Some(value),
-                keys::WAIT => hot.wait = Some(value),
-                keys::TRAN_MSG => hot.half = Some(value),
-                keys::DELAY => hot.delay_level = value.parse().ok(),
-                keys::REAL_TOPIC => hot.real_topic = Some(value),
-                keys::REAL_QID => hot.real_queue_id = value.parse().ok(),
-                keys::PGROUP => hot.producer_group = Some(value),
-                keys::RETRY_TOPIC => hot.retry_topic = Some(value),
-                keys::TIMER_DELIVER_MS => hot.timer_deliver_ms = value.parse().ok(),
-                keys::TIMER_DELAY_MS => hot.timer_delay_ms = value.parse().ok(),
-                keys::TIMER_DELAY_SEC => hot.timer_delay_secs = value.parse().ok(),
-                keys::TIMER_OUT_MS => hot.timer_out_ms = value.parse().ok(),
-                keys::SHARDING_KEY => hot.sharding_key = Some(value),
-                keys::INNER_NUM => hot.inner_num = value.parse().ok(),
-                keys::POP_CK => hot.pop_ck = Some(value),
-                keys::MSG_REGION => hot.has_region = true,
-                keys::TRACE_ON => hot.has_trace_on = true,
-                keys::CLUSTER => hot.has_cluster = true,
-                _ => {}
-            }
+        match std::str::from_utf8(properties.0) {
+            Ok(text) => TextPairs { rest: text }.for_each(|(name, value)| hot.note(name, value)),
+            Err(_) => properties.iter().for_each(|(name, value)| hot.note(name, value)),
         }
         hot
+    }
+
+    fn note(&mut self, name: &str, value: &'a str) {
+        match name {
+            keys::UNIQ_KEY => self.uniq_key = Some(value),
+            keys::KEYS => self.keys = Some(value),
+            keys::TAGS => self.tags = Some(value),
+            keys::WAIT => self.wait = Some(value),
+            keys::TRAN_MSG => self.half = Some(value),
+            keys::DELAY => self.delay_level = value.parse().ok(),
+            keys::REAL_TOPIC => self.real_topic = Some(value),
+            keys::REAL_QID => self.real_queue_id = value.parse().ok(),
+            keys::PGROUP => self.producer_group = Some(value),
+            keys::RETRY_TOPIC => self.retry_topic = Some(value),
+            keys::TIMER_DELIVER_MS => self.timer_deliver_ms = value.parse().ok(),
+            keys::TIMER_DELAY_MS => self.timer_delay_ms = value.parse().ok(),
+            keys::TIMER_DELAY_SEC => self.timer_delay_secs = value.parse().ok(),
+            keys::TIMER_OUT_MS => self.timer_out_ms = value.parse().ok(),
+            keys::SHARDING_KEY => self.sharding_key = Some(value),
+            keys::INNER_NUM => self.inner_num = value.parse().ok(),
+            keys::POP_CK => self.pop_ck = Some(value),
+            keys::MSG_REGION => self.has_region = true,
+            keys::TRACE_ON => self.has_trace_on = true,
+            keys::CLUSTER => self.has_cluster = true,
+            _ => {}
+        }
     }
 
     /// The user's keys, one by one.
