@@ -8,6 +8,7 @@ pub mod deliver;
 #[cfg(test)]
 mod fixture;
 pub mod groups;
+pub mod hash;
 pub mod metrics;
 pub mod publish;
 pub mod remoting;

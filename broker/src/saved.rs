@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::hash::NameHash;
 use crate::store::layout::replace_json;
 
 /// One change of the table.
@@ -117,7 +118,7 @@ struct Changes<K, V> {
 pub struct SavedTable<K, V> {
     file: SavedFile,
     /// What the file holds.
-    table: RwLock<HashMap<K, Arc<V>>>,
+    table: RwLock<HashMap<K, Arc<V>, NameHash>>,
     /// Guards what is on its way to the file. Taken before `table`, never the other way round.
     changes: Mutex<Changes<K, V>>,
 }
@@ -127,7 +128,7 @@ impl<K: Clone + Ord + Hash + Borrow<str>, V> SavedTable<K, V> {
     pub fn new(path: PathBuf, entries: HashMap<K, Arc<V>>, version: DataVersion) -> Self {
         Self {
             file: SavedFile::new(path),
-            table: RwLock::new(entries),
+            table: RwLock::new(entries.into_iter().collect()),
             changes: Mutex::new(Changes { pending: HashMap::new(), version }),
         }
     }

@@ -82,8 +82,8 @@ fn take(
     header: &SendMessageHeader<'_>,
     body: &[u8],
 ) -> Result<Taken, Refused> {
-    let services = Arc::clone(&connection.services);
-    let store_host = services.store_host(&connection.caller);
+    let Connection { services, caller, scratch, msg_ids, appended, .. } = connection;
+    let store_host = services.store_host(caller);
     let incoming = Incoming {
         topic: header.topic,
         default_topic: header.default_topic,
@@ -92,7 +92,7 @@ fn take(
         sys_flag: SysFlag::new(header.sys_flag),
         flag: header.flag,
         born_at: Millis::new(header.born_timestamp),
-        born_host: connection.caller.remote,
+        born_host: caller.remote,
         store_host,
         properties: Properties::new(header.properties.unwrap_or_default().as_bytes()),
         body,
@@ -100,12 +100,12 @@ fn take(
         reconsume_max: header.max_reconsume_times,
     };
     let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
-    let mut msg_ids = std::mem::take(&mut connection.msg_ids);
+    let mut msg_ids = std::mem::take(msg_ids);
     msg_ids.clear();
     let refuse = |error: SendError| Refused { code: refusal::send(&error), why: chain(&error) };
     let (first, last) = if is_batch {
         let mut sent = Vec::new();
-        services.publisher.send_batch(&incoming, &mut connection.scratch, &mut sent).map_err(refuse)?;
+        services.publisher.send_batch(&incoming, scratch, &mut sent).map_err(refuse)?;
         for one in &sent {
             if !msg_ids.is_empty() {
                 msg_ids.push(',');
@@ -120,13 +120,13 @@ fn take(
         services.metrics.bytes_in.add(body.len() as u64);
         (first, last)
     } else {
-        let sent = services.publisher.send(&incoming, &mut connection.scratch).map_err(refuse)?;
+        let sent = services.publisher.send(&incoming, scratch).map_err(refuse)?;
         OffsetMsgId { store_host, offset: sent.phy }.push_to(&mut msg_ids);
         services.metrics.messages_in.bump();
         services.metrics.bytes_in.add(body.len() as u64);
         (sent, sent)
     };
-    connection.appended = true;
+    *appended = true;
     Ok(Taken { last, first, msg_ids })
 }
 
@@ -142,16 +142,14 @@ fn answer(connection: &mut Connection, opaque: i32, frame: &Frame<'_>, taken: &T
     };
     let extras = SendReplyExtras { msg_region: REGION, trace_on: true };
     let head = Head::reply(ResponseCode::Success.code(), opaque);
-    let store = Arc::clone(&connection.services.store);
-    if taken.last.waits || store.policy() == FlushPolicy::Memory {
+    if taken.last.waits || connection.services.store.policy() == FlushPolicy::Memory {
         connection.hold(taken.last.end, frame.serialize, &head, &(header, extras), &[]);
     } else {
         // The client does not wait for the disk. That the process may end at any time is another matter.
-        store.write_through();
-        match store.failure() {
+        connection.services.store.write_through();
+        match connection.services.store.failure().map(ToString::to_string) {
             None => connection.answer(frame.serialize, &head, &(header, extras), &[]),
-            Some(failure) => {
-                let why = failure.to_string();
+            Some(why) => {
                 let head = Head::reply(ResponseCode::ServiceNotAvailable.code(), opaque).remark(&why);
                 connection.answer(frame.serialize, &head, &(), &[]);
             }
