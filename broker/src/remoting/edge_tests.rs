@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::context::{Caller, Services};
 use super::send;
 use crate::broker::Broker;
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::groups::members::Peer;
 
 fn config(dir: &TempDir) -> Config {
@@ -100,6 +100,49 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
     ask(&mut consumer, RequestCode::PullMessage, &pull, b"").await;
     assert_eq!(hear(&mut consumer).await.code, ResponseCode::TopicNotExist.code());
     broker.stop().await.expect("stopped");
+}
+
+/// Reads so many answers to sends, and gives the queue offset of each.
+async fn hear_offsets(stream: &mut TcpStream, count: usize) -> Vec<i64> {
+    let (mut input, mut offsets) = (Vec::new(), Vec::new());
+    while offsets.len() < count {
+        while let Some(frame) = Frame::cut(&input, 1 << 20).expect("a frame") {
+            let answer = OwnedCommand::decode(&frame).expect("a command");
+            assert_eq!(answer.code, 0, "{:?}", answer.remark);
+            offsets.push(answer.ext.get("queueOffset").and_then(|at| at.parse().ok()).expect("an offset"));
+            input.drain(..frame.len);
+        }
+        if offsets.len() < count {
+            assert!(stream.read_buf(&mut input).await.expect("readable") > 0, "closed");
+        }
+    }
+    offsets
+}
+
+/// They are handled some at a time, and one by one a lone client is served without another thread.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_at_once_and_one_by_one_are_all_answered_in_order() {
+    for policy in [Policy::Disk, Policy::Memory] {
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut config = config(&dir);
+        config.store.policy = policy;
+        let broker = Broker::start(config).await.expect("started");
+        let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
+        let large = vec![b'x'; 9000];
+        let many: Vec<u8> = (0..150)
+            .flat_map(|number| {
+                let body = if number % 10 == 0 { large.as_slice() } else { b"small" };
+                frame(RequestCode::SendMessage, &message(""), body)
+            })
+            .collect();
+        stream.write_all(&many).await.expect("written");
+        assert!(hear_offsets(&mut stream, 150).await.into_iter().eq(0..150), "{policy:?}");
+        for number in 150..350 {
+            ask(&mut stream, RequestCode::SendMessage, &message(""), b"alone").await;
+            assert_eq!(hear_offsets(&mut stream, 1).await, [number], "{policy:?}");
+        }
+        broker.stop().await.expect("stopped");
+    }
 }
 
 /// An answer "no message" would have it pull again at once.
