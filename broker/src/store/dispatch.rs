@@ -187,7 +187,7 @@ impl Dispatcher {
         if let Some(queue) = &queue {
             let entry = self.folds.entry_of(queue, &view, &hot);
             if let Err(error) = self.folds.queues.push(queue, entry) {
-                tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), "cannot write consume queue; the entry stays in memory");
+                tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), at = %view.phy_offset(), "a record has no entry on the disk");
             }
         }
         state.last_store_at = view.store_at();

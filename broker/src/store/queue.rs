@@ -36,6 +36,26 @@ const TAIL_BYTES: usize = 410 * 20;
 /// Queue files that are made durable one by one; when there are more, the whole file system is.
 pub(super) const SYNCS_MAX: usize = 64;
 
+/// Why an entry was not added, or not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PushError {
+    /// It is in memory; the next flush tries again.
+    #[error("cannot write the consume queue; the entry stays in memory: {0}")]
+    Write(#[from] io::Error),
+    /// A record's number is not protected by every peer's checksum: a changed bit must not have the queue filled
+    /// with blanks up to it.
+    #[error(
+        "the record says that it is message {at} of its queue, which can hold no more than {highest} there: it is \
+         damaged, and only in the log"
+    )]
+    Beyond {
+        /// The record's number.
+        at: u64,
+        /// The highest one that it can have.
+        highest: u64,
+    },
+}
+
 /// Where one message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueEntry {
@@ -275,8 +295,9 @@ impl Queue {
 
     /// Adds the entry of a dispatched record. One that is there already changes nothing; a gap before
     /// it (a damaged record, a queue that was restarted) is filled with blanks. A later record with a number
-    /// that is taken begins the queue again from there: its topic was deleted and made anew.
-    pub(super) fn push(&self, entry: QueueEntry) -> io::Result<()> {
+    /// that is taken begins the queue again from there: its topic was deleted and made anew. A number that is
+    /// [beyond belief](PushError::Beyond) adds nothing.
+    pub(super) fn push(&self, entry: QueueEntry) -> Result<(), PushError> {
         let at = entry.at.get();
         let mut files = self.lock();
         let (first, last) = (self.min.load(Ordering::Relaxed), self.max.load(Ordering::Relaxed));
@@ -290,6 +311,10 @@ impl Queue {
         let max = self.max.load(Ordering::Relaxed);
         let mut filled = Ok(());
         if at > max {
+            let highest = files.highest(max, entry.phy);
+            if at > highest {
+                return Err(PushError::Beyond { at, highest });
+            }
             filled = files.fill_gap(max, at);
             if max == 0 {
                 self.min.store(at, Ordering::Release);
@@ -300,7 +325,7 @@ impl Queue {
         // Also when it could not be written: then it is in memory, and the next flush tries again.
         self.max.store(at + 1, Ordering::Release);
         self.next.fetch_max(at + 1, Ordering::Relaxed);
-        written
+        Ok(written?)
     }
 
     /// Forgets every entry from number `at` on, and those before it that are gone anyway.
@@ -555,6 +580,17 @@ impl Files {
         self.pending.extend_from_slice(&entry.encode());
         self.note_last(entry);
         if self.pending.len() >= PENDING_MAX { self.write_pending() } else { Ok(()) }
+    }
+
+    /// The highest number that the record at `phy` can have. What is missing before it was in the log between the
+    /// last entry's record and this one, and a message, also one of a batch, takes more bytes than an entry: so the
+    /// blanks take no more bytes than that stretch of the log. The first entry may begin anywhere in a file that can
+    /// be named.
+    fn highest(&self, max: u64, phy: PhyOffset) -> u64 {
+        if max == 0 {
+            return (i64::MAX as u64 - self.file_bytes) / ENTRY_BYTES;
+        }
+        max.saturating_add(phy.get().saturating_sub(self.last_phy.get()) / ENTRY_BYTES)
     }
 
     fn fill_gap(&mut self, max: u64, at: u64) -> io::Result<()> {

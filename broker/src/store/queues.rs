@@ -12,7 +12,7 @@ use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 
 use super::disk::{Disk, Volume};
-use super::queue::{Queue, QueueEntry, SYNCS_MAX, Shared};
+use super::queue::{PushError, Queue, QueueEntry, SYNCS_MAX, Shared};
 
 /// Queues of one topic, by number.
 type TopicQueues = Vec<Option<Arc<Queue>>>;
@@ -118,7 +118,7 @@ impl Queues {
     }
 
     /// Adds one entry, remembering its queue for the next flush.
-    pub(super) fn push(&self, queue: &Arc<Queue>, entry: QueueEntry) -> io::Result<()> {
+    pub(super) fn push(&self, queue: &Arc<Queue>, entry: QueueEntry) -> Result<(), PushError> {
         let pushed = queue.push(entry);
         // Behind the push: a flush that forgets the queue in between would leave the entry out, and the
         // checkpoint after that would count it in.

@@ -149,3 +149,22 @@ fn a_restarted_queue_begins_with_blanks() {
     let files = RealDisk.list(&dir.path().join("T/0")).expect("listed");
     assert_eq!(files, [("00000000000000000320".to_owned(), 320)]);
 }
+
+/// A changed bit in a record that no checksum protects as a whole.
+#[test]
+fn a_number_beyond_belief_adds_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    assert!(matches!(queue.push(entry(u64::MAX / 2, 0)), Err(PushError::Beyond { .. })));
+    for n in 0..3 {
+        queue.push(entry(n, n * 100)).expect("push");
+    }
+    for at in [1 << 40, 9] {
+        let refused = queue.push(entry(at, 300));
+        assert!(matches!(refused, Err(PushError::Beyond { highest: 8, .. })), "{refused:?}");
+    }
+    assert_eq!((queue.max(), queue.assign()), (QueueOffset::new(3), QueueOffset::new(3)));
+    // What is lost in between may have been a batch of small messages.
+    queue.push(entry(8, 300)).expect("push");
+    assert_eq!(all(&queue).iter().filter(|entry| entry.is_blank()).count(), 5);
+}
