@@ -3,7 +3,8 @@
 //! As it comes, but for what a single node needs, and
 //! - `disk`: `log.flush.interval.messages=1`, so that a request is answered after its records are on the disk. Kafka
 //!   flushes each partition by itself; what came in one request is flushed together;
-//! - the controller does not give up the broker while it is paused (`broker.session.timeout.ms`).
+//! - on a new store the controller does not give up the broker while it is paused (`broker.session.timeout.ms`). On
+//!   one that was used it has to: it takes no broker back before it has given up the one that was killed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -55,8 +56,19 @@ struct Running {
     topics: Mutex<HashSet<String>>,
 }
 
+/// Whether a store was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Store {
+    New,
+    Used,
+}
+
 /// `server.properties`.
-fn properties(store: &Path, client: u16, controller: u16, policy: Policy) -> String {
+fn properties(path: &Path, store: Store, client: u16, controller: u16, policy: Policy) -> String {
+    let session = match store {
+        Store::New => "broker.session.timeout.ms=86400000\n",
+        Store::Used => "",
+    };
     let flush = match policy {
         Policy::Memory => "",
         Policy::Disk => "log.flush.interval.messages=1\n",
@@ -72,9 +84,8 @@ fn properties(store: &Path, client: u16, controller: u16, policy: Policy) -> Str
          offsets.topic.replication.factor=1\n\
          transaction.state.log.replication.factor=1\n\
          transaction.state.log.min.isr=1\n\
-         broker.session.timeout.ms=86400000\n\
-         {flush}",
-        store.display()
+         {session}{flush}",
+        path.display()
     )
 }
 
@@ -90,7 +101,7 @@ fn format() -> Result<(), Failure> {
     }
     let settings = store.with_extension("properties");
     let io = Failure::system("preparing a store of Kafka");
-    fs::write(&settings, properties(&store, 9092, 9093, Policy::Memory)).map_err(io)?;
+    fs::write(&settings, properties(&store, Store::New, 9092, 9093, Policy::Memory)).map_err(io)?;
     let mut command = Driver::Kafka.java(&[], "kafka.tools.StorageTool");
     command.args(["format", "-t", CLUSTER, "-c"]).arg(settings).stdin(Stdio::null());
     let output = command.output().map_err(Failure::system("starting Kafka's storage tool"))?;
@@ -102,16 +113,16 @@ fn format() -> Result<(), Failure> {
 }
 
 /// Makes an empty store, or leaves one that is there as it is.
-fn provide_store(store: &Path) -> io::Result<()> {
+fn provide_store(store: &Path) -> io::Result<Store> {
     if store.join("meta.properties").exists() {
-        return Ok(());
+        return Ok(Store::Used);
     }
     fs::create_dir_all(store)?;
     for entry in fs::read_dir(formatted())? {
         let entry = entry?;
         fs::copy(entry.path(), store.join(entry.file_name()))?;
     }
-    Ok(())
+    Ok(Store::New)
 }
 
 impl Peer for Kafka {
@@ -129,10 +140,10 @@ impl Peer for Kafka {
     }
 
     fn start(&self, store: &Path, policy: Policy) -> Result<Box<dyn Server>, Failure> {
-        provide_store(store).map_err(Failure::system("preparing a store of Kafka"))?;
+        let state = provide_store(store).map_err(Failure::system("preparing a store of Kafka"))?;
         let ports = ports::free().map_err(Failure::system("looking for free ports"))?;
         let settings = store.with_extension("properties");
-        let text = properties(store, ports.broker, ports.name, policy);
+        let text = properties(store, state, ports.broker, ports.name, policy);
         fs::write(&settings, text).map_err(Failure::system("writing server.properties"))?;
         let flags: Vec<_> = JVM.iter().chain(&LOG).copied().collect();
         let process = Daemon::start(Driver::Kafka.java(&flags, "kafka.Kafka").arg(settings), READY)?;
@@ -203,9 +214,16 @@ mod tests {
 
     #[test]
     fn only_the_disk_policy_flushes_before_the_answer() {
-        let text = |policy| properties(Path::new("/store"), 1, 2, policy);
+        let text = |policy| properties(Path::new("/store"), Store::New, 1, 2, policy);
         assert!(text(Policy::Disk).contains("\nlog.flush.interval.messages=1\n"));
         assert!(!text(Policy::Memory).contains("log.flush"));
         assert!(text(Policy::Memory).contains("\nlog.dirs=/store\n"));
+    }
+
+    #[test]
+    fn a_broker_that_was_killed_is_given_up_when_it_is_started_again() {
+        let text = |store| properties(Path::new("/store"), store, 1, 2, Policy::Memory);
+        assert!(text(Store::New).contains("\nbroker.session.timeout.ms="));
+        assert!(!text(Store::Used).contains("session.timeout"));
     }
 }
