@@ -34,8 +34,8 @@ const RUN_BYTES_MAX: u64 = 256 * 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 /// Pause after an append was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-/// The longest sleep: the machine's clock may have been set meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(300);
+/// The longest sleep while something waits: the machine's clock may have been set meanwhile, and nobody tells.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// The group whose dead letters are messages that cannot be delivered.
 const NOBODY: &str = "SCHEDULE_CONSUMER";

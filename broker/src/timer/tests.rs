@@ -246,3 +246,18 @@ async fn the_task_wakes_for_an_earlier_message() {
     stop.cancel();
     task.await.expect("it ends");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_forward_is_noticed_by_the_sleeping_task() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&broker.timer).run(stop.clone()));
+    broker.delayed("far", 18).await;
+    tokio::task::yield_now().await;
+    broker.clock.advance(3 * 3_600_000);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(broker.delivered(), ["far"]);
+    stop.cancel();
+    task.await.expect("it ends");
+}

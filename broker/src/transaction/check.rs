@@ -22,8 +22,8 @@ use crate::store::Batch;
 
 /// A round of checks sends at most this part of the checks of a second.
 const ROUNDS_PER_SECOND: usize = 10;
-/// The longest sleep: the machine's clock may have been set meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(300);
+/// The longest sleep while something waits: the machine's clock may have been set meanwhile, and nobody tells.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When a round of checks wants to be followed by the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

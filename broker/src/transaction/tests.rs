@@ -592,3 +592,22 @@ async fn the_check_task_sleeps_until_it_is_needed() {
         Progress { half: QueueOffset::new(1), op: QueueOffset::new(1) }
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_is_noticed_by_the_sleeping_task() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&broker.transactions).run(stop.clone()));
+    broker.clock.advance(3_600_000);
+    broker.half("one", &[]).await;
+    let pause = || tokio::time::sleep(std::time::Duration::from_secs(2));
+    pause().await;
+    broker.clock.set(START);
+    pause().await;
+    broker.clock.advance(6_000);
+    pause().await;
+    assert_eq!(broker.asked().len(), 1);
+    stop.cancel();
+    task.await.expect("it ends");
+}
