@@ -373,6 +373,9 @@ fn check_whole(slice: &LogSlice, at: PhyOffset) -> Result<RecordView<'_>, ReadEr
     if view.phy_offset() != at {
         return Err(damaged(format!("it says that it lies at {}", view.phy_offset())));
     }
+    if view.total_size() as usize != slice.len() {
+        return Err(damaged(format!("it has {} bytes, not {}", view.total_size(), slice.len())));
+    }
     view.check().map_err(|error| damaged(error.to_string()))?;
     Ok(view)
 }
