@@ -559,6 +559,8 @@ impl Files {
         Ok(out.pop())
     }
 
+    /// The first of the entries `first..last` that is not `before`. Damaged ones count as the next sound one does: what
+    /// lies behind them is not given up for them, and their messages are looked for in the log when they are asked for.
     fn partition(
         &mut self,
         first: u64,
@@ -568,8 +570,14 @@ impl Files {
         let (mut low, mut high) = (first, last);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.read(middle)? {
-                Some(entry) if before(&entry) => low = middle + 1,
+            let mut at = middle;
+            let mut sound = self.read(at)?;
+            while sound.is_none() && at + 1 < high {
+                at += 1;
+                sound = self.read(at)?;
+            }
+            match sound {
+                Some(entry) if before(&entry) => low = at + 1,
                 _ => high = middle,
             }
         }

@@ -168,3 +168,24 @@ fn a_number_beyond_belief_adds_nothing() {
     queue.push(entry(8, 300)).expect("push");
     assert_eq!(all(&queue).iter().filter(|entry| entry.is_blank()).count(), 5);
 }
+
+/// Zeroes in the middle, as damage leaves them, are no reason to cut off what lies behind them.
+#[test]
+fn a_cut_looks_past_damaged_entries() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let queue = open(dir.path());
+    for n in 0..40 {
+        queue.push(entry(n, n * 100)).expect("push");
+    }
+    queue.flush().expect("flush");
+    drop(queue);
+    let path = dir.path().join("T/0/00000000000000000320");
+    let mut bytes = std::fs::read(&path).expect("entries 16 to 31");
+    bytes[20..240].fill(0);
+    std::fs::write(&path, bytes).expect("damaged");
+    let queue = open(dir.path());
+    queue.truncate(PhyOffset::new(3950)).expect("truncate");
+    assert_eq!(queue.max(), QueueOffset::new(39));
+    queue.truncate(PhyOffset::new(1650)).expect("truncate");
+    assert_eq!(queue.max(), QueueOffset::new(16));
+}
