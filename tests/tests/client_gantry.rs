@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,10 +40,15 @@ async fn the_client_outlives_the_broker() {
         .await
         .unwrap();
     let producer = client.producer("lasting").send_timeout(Duration::from_secs(60)).start().await.unwrap();
+    let crashed = Arc::new(AtomicBool::new(false));
+    let enough = Arc::clone(&crashed);
     let sending = tokio::spawn(async move {
-        for number in 0..3000 {
-            producer.send(Message::new("Lasting", number.to_string())).await.unwrap();
+        let mut sent = 0;
+        while sent < 1000 || !enough.load(Ordering::Relaxed) {
+            producer.send(Message::new("Lasting", sent.to_string())).await.unwrap();
+            sent += 1;
         }
+        sent
     });
     for _ in 0..3 {
         let before = seen.lock().unwrap().len();
@@ -53,12 +59,13 @@ async fn the_client_outlives_the_broker() {
             gantry.restart();
         });
     }
-    sending.await.unwrap();
-    until("every message", || async { seen.lock().unwrap().len() == 3000 }).await;
+    crashed.store(true, Ordering::Relaxed);
+    let sent = sending.await.unwrap();
+    until("every message", || async { seen.lock().unwrap().len() == sent }).await;
     consumer.shutdown().await;
     let stats = client.admin().topic_stats("Lasting").await.unwrap();
     let stored: i64 = stats.offset_table.values().map(|queue| queue.max_offset - queue.min_offset).sum();
-    assert_eq!(stored, 3000, "a message that was sent again is stored once");
+    assert_eq!(usize::try_from(stored), Ok(sent), "a message that was sent again is stored once");
     let stats = client.admin().group_stats("lasting", Some("Lasting")).await.unwrap();
     assert!(
         stats.offset_table.values().all(|queue| queue.broker_offset == queue.consumer_offset),
