@@ -144,8 +144,8 @@ pub struct Table {
     by_key: HashMap<Arc<str>, PhyOffset>,
     /// Lazy: an entry counts only while the half's own `due` equals it.
     due: BinaryHeap<Reverse<(Millis, PhyOffset)>>,
-    /// What the clock said at the last look; before the first, later than any.
-    last_look: Millis,
+    /// The latest that the clock is known to have stood at; before the first look, later than any.
+    latest: Millis,
     /// Halves of these groups found nobody to ask.
     silent: HashSet<GroupName>,
     /// Groups and topics of the open halves, one copy of each name.
@@ -180,7 +180,7 @@ impl Table {
             open: 0,
             by_key: HashMap::new(),
             due: BinaryHeap::new(),
-            last_look: Millis::new(i64::MAX),
+            latest: Millis::new(i64::MAX),
             silent: HashSet::new(),
             groups: HashSet::new(),
             topics: HashSet::new(),
@@ -233,6 +233,7 @@ impl Table {
         half.group = intern(&mut self.groups, &half.group);
         half.topic = intern(&mut self.topics, &half.topic);
         let due = self.rules.next_due(&half);
+        self.latest = self.latest.max(half.stored);
         let twin = self.by_key.insert(Arc::clone(&half.key), half.at);
         self.due.push(Reverse((due, half.at)));
         self.slots[index].entry = Some(Box::new(Entry { half, state: State::Open, due: Some(due), twin }));

@@ -479,6 +479,32 @@ async fn a_clock_that_is_set_back_holds_up_no_check() {
     assert_eq!(broker.asked().len(), 1);
 }
 
+/// The clock is looked at now and then: it may be back before anyone saw that it was ahead.
+#[tokio::test]
+async fn a_clock_that_was_ahead_between_two_looks_holds_up_no_check() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    assert_eq!(broker.transactions.round(), NextRound::Idle);
+    broker.clock.advance(3_600_000);
+    broker.half("one", &[]).await;
+    broker.clock.set(START);
+    assert_eq!(broker.transactions.round(), NextRound::At(START.plus(6_000)));
+}
+
+/// A check that was made, or put off, while the clock was ahead is followed by the next in good time.
+#[tokio::test]
+async fn checks_from_a_time_that_never_came_hold_up_no_other() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    broker.half("one", &[]).await;
+    broker.clock.advance(3_600_000);
+    let NextRound::At(next) = broker.transactions.round() else { panic!("a half is open") };
+    assert!(next > START.plus(3_600_000), "{next}");
+    broker.clock.set(START.plus(1_000));
+    let NextRound::At(next) = broker.transactions.round() else { panic!("a half is open") };
+    assert!(next <= START.plus(600_000), "{next}");
+}
+
 #[tokio::test]
 async fn without_a_member_nothing_counts_until_one_comes() {
     let dir = tempfile::tempdir().expect("a temporary directory");

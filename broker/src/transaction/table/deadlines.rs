@@ -8,23 +8,25 @@ use super::{OpenHalf, State, Table};
 use crate::clock::CORRECTION_MAX_MS;
 
 impl Table {
-    /// The clock stands at `now`. When it was set back by more than a correction since the last look, halves from
-    /// the time that never came count as stored now: nobody waits until it comes to ask about them.
+    /// The clock stands at `now`. When it was set back by more than a correction, what halves know of the time that
+    /// never came does not count: they were stored now, or checked, and nobody waits until it comes to ask about them.
     pub fn look_at_clock(&mut self, now: Millis) {
-        let before = std::mem::replace(&mut self.last_look, now);
-        if before.since(now) <= CORRECTION_MAX_MS {
+        let latest = std::mem::replace(&mut self.latest, now);
+        if latest.since(now) <= CORRECTION_MAX_MS {
+            // A look between two jumps back must not make one out of them.
+            self.latest = latest.max(now);
             return;
         }
-        let ahead: Vec<_> = self
-            .entries()
-            .filter(|entry| entry.due.is_some() && entry.half.stored.since(now) > CORRECTION_MAX_MS)
-            .map(|entry| entry.half.at)
-            .collect();
-        for at in ahead {
+        let ahead = |time: Millis| time.since(now) > CORRECTION_MAX_MS;
+        let waiting: Vec<_> =
+            self.entries().filter(|entry| entry.due.is_some()).map(|entry| entry.half.at).collect();
+        for at in waiting {
             if let Some(entry) = self.entry_mut(at) {
-                entry.half.stored = now;
-                entry.half.checked = entry.half.checked.min(now);
+                let half = &mut entry.half;
+                half.stored = if ahead(half.stored) { now } else { half.stored };
+                half.checked = if ahead(half.checked) { now } else { half.checked };
             }
+            // Also one that found nobody to ask: it may have been put off from that time.
             self.schedule_next(at);
         }
     }
