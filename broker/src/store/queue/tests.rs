@@ -1,6 +1,8 @@
 //! Tests of one consume queue on real files.
 
-use super::super::disk::RealDisk;
+use std::sync::Arc;
+
+use super::super::disk::{Disk as _, RealDisk};
 use super::*;
 
 fn open(dir: &std::path::Path) -> Queue {
