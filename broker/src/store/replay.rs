@@ -69,6 +69,24 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Hands every whole record from `at` to `end` to `apply`. What lies between them is passed over, whether it is
+    /// damaged or blank: recovery has reported it.
+    pub fn each(&mut self, mut at: PhyOffset, end: PhyOffset, mut apply: impl FnMut(&RecordView<'_>)) {
+        while at < end {
+            at = match self.step(at, end, Trust::Nothing) {
+                Step::Record(view, next) => {
+                    apply(&view);
+                    next
+                }
+                Step::NextFile(next) => next,
+                Step::End | Step::Damaged(_) => match self.resync(at, end) {
+                    Some(next) => next,
+                    None => return,
+                },
+            }
+        }
+    }
+
     /// The next place behind `at`, and below `limit`, where a whole record checks out that also says
     /// that it lies there.
     pub fn resync(&mut self, at: PhyOffset, limit: PhyOffset) -> Option<PhyOffset> {

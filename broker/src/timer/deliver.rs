@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
 use super::levels::Levels;
 use crate::clock::{CORRECTION_MAX_MS, Clock};
-use crate::store::replay::{Replay, Step, Trust};
+use crate::store::replay::Replay;
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Batch, Queue, QueueEntry, ReadError, Store};
 
@@ -364,22 +364,10 @@ impl Timer {
         for level in cursors.levels.values_mut() {
             *level = LevelState::default();
         }
-        let (mut at, end) = (self.store.min_offset(), self.store.max_offset());
-        let mut replay = Replay::new(self.store.log().segments());
-        while at < end {
-            match replay.step(at, end, Trust::Nothing) {
-                Step::Record(view, next) => {
-                    cursors.apply(&view, &view.properties().scan(), &self.shared.levels);
-                    at = next;
-                }
-                Step::NextFile(next) => at = next,
-                Step::End => break,
-                Step::Damaged(_) => match replay.resync(at, end) {
-                    Some(next) => at = next,
-                    None => break,
-                },
-            }
-        }
+        let (from, end) = (self.store.min_offset(), self.store.max_offset());
+        Replay::new(self.store.log().segments()).each(from, end, |view| {
+            cursors.apply(view, &view.properties().scan(), &self.shared.levels);
+        });
     }
 }
 

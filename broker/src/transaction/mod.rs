@@ -39,7 +39,7 @@ pub use table::{Listed, OpenHalf, Outcome, Progress, Resolution, State};
 
 use crate::groups::members::Members;
 use crate::metrics::Metrics;
-use crate::store::replay::{Replay, Step, Trust};
+use crate::store::replay::Replay;
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Queue, ReadError, Store};
 use crate::timer::Levels;
@@ -272,29 +272,15 @@ impl Transactions {
     /// Makes the table from the log, from the first half on that is not done.
     fn read_log(&self, done_below: QueueOffset) {
         let first = self.halves.entry(done_below.max(self.halves.min()));
-        let (mut at, end) =
-            (first.map_or(self.store.max_offset(), |entry| entry.phy), self.store.max_offset());
+        let end = self.store.max_offset();
         let mut state = self.shared.lock();
         state.table = Table::new(self.rules);
         state.redriven.clear();
-        let mut replay = Replay::new(self.store.log().segments());
-        while at < end {
-            match replay.step(at, end, Trust::Nothing) {
-                Step::Record(view, next) => {
-                    if let Err(error) = state.apply(&view, &view.properties().scan()) {
-                        tracing::error!(%at, %error, "a record of a transaction cannot be used");
-                    }
-                    at = next;
-                }
-                Step::NextFile(next) => at = next,
-                Step::End => break,
-                // Recovery has reported it; what is whole behind it counts.
-                Step::Damaged(_) => match replay.resync(at, end) {
-                    Some(next) => at = next,
-                    None => break,
-                },
+        Replay::new(self.store.log().segments()).each(first.map_or(end, |entry| entry.phy), end, |view| {
+            if let Err(error) = state.apply(view, &view.properties().scan()) {
+                tracing::error!(at = %view.phy_offset(), %error, "a record of a transaction cannot be used");
             }
-        }
+        });
         state.table.restore(Vec::new(), done_below);
         state.table.note_queues(self.halves.max(), self.ops.max());
         self.shared.set_position(end);

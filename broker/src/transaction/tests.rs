@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -407,6 +408,25 @@ async fn a_log_cut_below_the_snapshot_opens_its_halves_again() {
     let broker = open(dir.path());
     assert_eq!(broker.open_keys(), ["one"]);
     assert!(broker.visible().is_empty());
+}
+
+/// Power that fails can leave a hole in what was not flushed yet, and whole records behind it.
+#[tokio::test]
+async fn a_hole_in_the_log_hides_nothing_behind_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let sent = broker.half("one", &[]).await;
+    let hole = broker.half("hole", &[]).await;
+    broker.transactions.end(&sent.request).await.expect("ended");
+    broker.half("two", &[]).await;
+    broker.dispatched().await;
+    drop(broker);
+    let path = dir.path().join("commitlog/00000000000000000000");
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("the log file");
+    file.write_all_at(&vec![0; hole.size as usize], hole.at.get()).expect("written");
+    let broker = open(dir.path());
+    assert_eq!(broker.open_keys(), ["two"]);
+    assert_eq!(broker.visible().len(), 1);
 }
 
 #[tokio::test]
