@@ -25,6 +25,9 @@ use crate::harness::{self, Gantry};
 const MEMORY_MAX: u64 = 384 << 20;
 /// Sockets that a broker may have beside those that it had before a weather began.
 const SOCKETS_SLACK: usize = 6;
+/// Sockets of a broker under the whole load: its own, and those of the load's clients. Not all of them may have
+/// connected when the count is taken before a weather.
+const SOCKETS_OF_LOAD: usize = 22;
 /// How long a broker may take to give up connections and members that are gone: it waits for the idle
 /// timeout, at most twice.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(40);
@@ -163,7 +166,7 @@ async fn blow(
 
 /// Waits until the broker has given up every connection and member of the weather.
 async fn given_up(stage: &Stage, baseline: usize, client: &Client) {
-    let most = baseline + SOCKETS_SLACK;
+    let most = baseline.max(SOCKETS_OF_LOAD) + SOCKETS_SLACK;
     let deadline = Instant::now() + GIVEN_UP_WITHIN;
     loop {
         let open = sockets(stage.gantry.pid()).unwrap_or_default();
@@ -193,16 +196,37 @@ fn check_files(stage: &Stage, round: &Round) {
     let mut command = vec!["store", "verify", "--store", &store, "--output", "json"];
     command.extend(round.verify_flags());
     let ended = tokio::task::block_in_place(|| harness::run(&command));
-    if ended.code != Some(0) {
+    let torn = || disk::had_power_failures(stage) && is_torn_only(&ended.stdout);
+    if ended.code != Some(0) && !torn() {
         let (code, said) = (ended.code, format!("{}{}", ended.stdout, ended.stderr));
         stage.checker.violation(format!("store verify ends with {code:?}: {said}"));
     }
 }
 
+/// Whether a report of `gantry store verify` finds nothing but stretches of the log that are no records. Where the
+/// power failed these are what was not flushed yet, with whole records behind; the checker knows that nobody was
+/// promised what lay there.
+fn is_torn_only(report: &str) -> bool {
+    let Ok(report) = serde_json::from_str::<serde_json::Value>(report) else { return false };
+    let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut damage = findings.iter().filter(|finding| finding["severity"] == "damage").peekable();
+    report["more"] == 0
+        && damage.peek().is_some()
+        && damage.all(|finding| {
+            finding["area"] == "log"
+                && finding["what"].as_str().is_some_and(|what| what.contains("are no record"))
+        })
+}
+
 /// A broker that complains has met something that it did not expect.
 fn check_log(stage: &Stage, from: usize) {
     let log = stage.gantry.log();
+    let torn = disk::had_power_failures(stage);
     for line in log.get(from..).unwrap_or_default().lines().filter(|line| line.contains(" ERROR ")) {
+        // See `is_torn_only`.
+        if torn && line.contains("the commit log is damaged; the records behind are kept") {
+            continue;
+        }
         stage.checker.violation(format!("the broker complains: {line}"));
     }
 }
