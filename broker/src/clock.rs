@@ -3,13 +3,16 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_proto::ids::Millis;
 
 /// A clock that goes back by up to this many milliseconds is being corrected: what was noted before still
 /// holds. One that goes back further had been set wrong.
 pub const CORRECTION_MAX_MS: u64 = 10 * 60 * 1000;
+
+/// The longest sleep until a time of the clock: it may be set meanwhile, and nobody tells.
+pub const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Says what time it is.
 pub trait Clock: Send + Sync + fmt::Debug {

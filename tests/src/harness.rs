@@ -27,6 +27,20 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Lines of a broker's log that a failing test shows.
 const LOG_TAIL: usize = 100;
 
+/// Flags for small files: a minute's load meets the ends of each kind.
+pub const SMALL_FILES: &[&str] = &[
+    "--segment-bytes",
+    "1MiB",
+    "--max-message-size",
+    "64KiB",
+    "--queue-file-bytes",
+    "20000",
+    "--index-slots",
+    "500",
+    "--index-entries",
+    "2000",
+];
+
 /// A broker process. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Gantry {

@@ -126,8 +126,8 @@ fn package(modules: &str, properties: &[&str]) -> Result<(), String> {
     Err(format!("mvn package failed in tests/clients/java: {first}"))
 }
 
-/// When the newest of the sources was written.
-fn newest_source(dir: &Path) -> io::Result<Option<SystemTime>> {
+/// When the newest of the files below `dir` was written, without those that a build made in a `target`.
+pub fn newest_source(dir: &Path) -> io::Result<Option<SystemTime>> {
     let mut newest = None;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -247,4 +247,20 @@ fn write_line(input: Option<&mut ChildStdin>, line: &str) -> io::Result<()> {
     input.write_all(line.as_bytes())?;
     input.write_all(b"\n")?;
     input.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_makes_is_no_source() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("target")).unwrap();
+        fs::write(dir.path().join("target/built"), "").unwrap();
+        assert_eq!(newest_source(dir.path()).unwrap(), None);
+        fs::create_dir(dir.path().join("src")).unwrap();
+        fs::write(dir.path().join("src/A.java"), "").unwrap();
+        assert!(newest_source(dir.path()).unwrap().is_some());
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gantry_tests::checker::Checker;
-use gantry_tests::harness::Gantry;
+use gantry_tests::harness::{Gantry, SMALL_FILES};
 use gantry_tests::lab::stage::Stage;
 use gantry_tests::workload::Mix;
 
@@ -20,18 +20,8 @@ use gantry_tests::workload::Mix;
 const KILLS: u32 = 12;
 /// For how long the broker works between two kills, at most.
 const MOMENT_MAX: Duration = Duration::from_millis(400);
-/// Small files, so that kills meet their ends too; early checks; a short first delay level.
+/// Early checks; a short first delay level.
 const FLAGS: &[&str] = &[
-    "--segment-bytes",
-    "1MiB",
-    "--max-message-size",
-    "64KiB",
-    "--queue-file-bytes",
-    "20000",
-    "--index-slots",
-    "500",
-    "--index-entries",
-    "2000",
     "--transaction-timeout",
     "400ms",
     "--transaction-check-interval",
@@ -67,7 +57,7 @@ fn run(policy: &str) {
     );
     println!("{policy}: {again}");
     let mut flags = vec!["--policy", policy];
-    flags.extend(FLAGS);
+    flags.extend(SMALL_FILES.iter().chain(FLAGS));
     let mut stage = Stage::new(Gantry::start(&flags), Arc::new(Checker::new(seed)), seed);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let started = Instant::now();

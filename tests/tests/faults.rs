@@ -17,7 +17,7 @@ use gantry_client::proto::ids::QueueOffset;
 use gantry_client::{Client, ClientOptions, Message, MessageQueue, Producer};
 use gantry_tests::faults::power::{Loss, Names, PowerCut};
 use gantry_tests::faults::{Errno, Faults, Op, Rule};
-use gantry_tests::harness::{Gantry, wait_for};
+use gantry_tests::harness::{Gantry, SMALL_FILES, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TOPIC: &str = "faults";
@@ -26,18 +26,7 @@ const CUTS: u64 = 7;
 /// Steps at which a broker is killed, unless `GANTRY_STEPS` says otherwise.
 const STEPS: u64 = 2;
 /// Small files, so that they roll. The policy is `disk`, the default.
-const FLAGS: &[&str] = &[
-    "--segment-bytes",
-    "1MiB",
-    "--max-message-size",
-    "64KiB",
-    "--queue-file-bytes",
-    "20000",
-    "--index-slots",
-    "500",
-    "--index-entries",
-    "2000",
-];
+const FLAGS: &[&str] = SMALL_FILES;
 
 /// What was acknowledged: where it is, and what it says.
 type Acknowledged = BTreeMap<(MessageQueue, u64), Vec<u8>>;

@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+
+use gantry_tests::java::newest_source;
 
 use crate::failure::Failure;
 use crate::load::Load;
@@ -119,37 +120,9 @@ fn finished(command: &mut Command) -> Result<(), Failure> {
     Err(Failure::Peer(format!("`{}` failed: {}", words.join(" "), first.unwrap_or("no reason given"))))
 }
 
-/// When the newest of the sources was written.
-fn newest_source(dir: &Path) -> io::Result<Option<SystemTime>> {
-    let mut newest = None;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let time = if !entry.file_type()?.is_dir() {
-            Some(entry.metadata()?.modified()?)
-        } else if entry.file_name() == "target" {
-            None
-        } else {
-            newest_source(&entry.path())?
-        };
-        newest = newest.max(time);
-    }
-    Ok(newest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_build_makes_is_no_source() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("target")).unwrap();
-        fs::write(dir.path().join("target/built"), "").unwrap();
-        assert_eq!(newest_source(dir.path()).unwrap(), None);
-        fs::create_dir(dir.path().join("src")).unwrap();
-        fs::write(dir.path().join("src/A.java"), "").unwrap();
-        assert!(newest_source(dir.path()).unwrap().is_some());
-    }
 
     #[test]
     fn what_is_missing_or_fails_is_named() {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
 use super::levels::Levels;
-use crate::clock::{CORRECTION_MAX_MS, Clock};
+use crate::clock::{CORRECTION_MAX_MS, Clock, SLEEP_MAX};
 use crate::store::replay::Replay;
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Batch, Queue, QueueEntry, ReadError, Store};
@@ -34,8 +34,6 @@ const RUN_BYTES_MAX: u64 = 256 * 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 /// Pause after an append was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-/// The longest sleep while something waits: the machine's clock may have been set meanwhile, and nobody tells.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// The group whose dead letters are messages that cannot be delivered.
 const NOBODY: &str = "SCHEDULE_CONSUMER";

@@ -16,14 +16,13 @@ use tokio_util::sync::CancellationToken;
 use super::projection::checks_body;
 use super::table::OpenHalf;
 use super::{StoreError, Transactions};
+use crate::clock::SLEEP_MAX;
 use crate::groups::members::CheckRequest;
 use crate::state;
 use crate::store::Batch;
 
 /// A round of checks sends at most this part of the checks of a second.
 const ROUNDS_PER_SECOND: usize = 10;
-/// The longest sleep while something waits: the machine's clock may have been set meanwhile, and nobody tells.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When a round of checks wants to be followed by the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

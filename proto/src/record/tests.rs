@@ -379,30 +379,15 @@ proptest! {
 
 #[test]
 fn a_sealed_record_is_told_from_every_other() {
-    let host = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 10911);
-    let draft = RecordDraft {
-        topic: "T",
-        queue_id: crate::ids::QueueId::ZERO,
-        flag: 0,
-        sys_flag: SysFlag::default(),
-        born_at: Millis::new(1),
-        born_host: host,
-        store_host: host,
-        reconsume_times: 0,
-        prepared_offset: PhyOffset::ZERO,
-        body: b"a body",
-        properties: b"",
-        append_crc: true,
-    };
+    let draft = RecordDraft { queue_id: QueueId::ZERO, ..draft("T", b"a body", b"") };
     let mut bytes = Vec::new();
     draft.encode_into(&mut bytes).expect("encodable");
     let at = PhyOffset::new(4711);
     seal(&mut bytes, QueueOffset::new(3), at, Millis::new(2));
     assert!(is_sealed(&bytes, at));
     assert!(!is_sealed(&bytes, PhyOffset::new(4712)));
-    let of = |topic, queue, offset| {
-        is_message_of(&bytes, topic, crate::ids::QueueId::new(queue), QueueOffset::new(offset))
-    };
+    let of =
+        |topic, queue, offset| is_message_of(&bytes, topic, QueueId::new(queue), QueueOffset::new(offset));
     assert!(of("T", 0, 3));
     assert!(!of("T", 1, 3) && !of("T", 0, 4) && !of("TT", 0, 3) && !of("", 0, 3));
     assert!(!is_sealed(&bytes[..bytes.len() - 1], at));

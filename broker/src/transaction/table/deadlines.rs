@@ -11,12 +11,11 @@ impl Table {
     /// The clock stands at `now`. When it was set back by more than a correction, what halves know of the time that
     /// never came does not count: they were stored now, or checked, and nobody waits until it comes to ask about them.
     pub fn look_at_clock(&mut self, now: Millis) {
-        let latest = std::mem::replace(&mut self.latest, now);
-        if latest.since(now) <= CORRECTION_MAX_MS {
-            // A look between two jumps back must not make one out of them.
-            self.latest = latest.max(now);
+        if self.latest.since(now) <= CORRECTION_MAX_MS {
+            self.latest = self.latest.max(now);
             return;
         }
+        self.latest = now;
         let ahead = |time: Millis| time.since(now) > CORRECTION_MAX_MS;
         let waiting: Vec<_> =
             self.entries().filter(|entry| entry.due.is_some()).map(|entry| entry.half.at).collect();
