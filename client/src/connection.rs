@@ -38,7 +38,8 @@ const OUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 const IN_FLIGHT_MAX: usize = 65_536;
 /// How often requests are looked through for those whose time has run out.
 const SWEEP: Duration = Duration::from_millis(100);
-/// A connection on which requests time out and nothing arrives for so long is given up.
+/// A connection on which requests time out and nothing arrives for so long is given up, also when nobody waits for the
+/// answers any more.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Buffers that grew beyond this are given back.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -76,6 +77,8 @@ struct State {
     out: Vec<u8>,
     waiting: HashMap<i32, Waiting, BuildHasherDefault<NumberHasher>>,
     next: u32,
+    /// The first request since something arrived that its asker dropped: when, and when its time runs out.
+    dropped: Option<(Instant, Instant)>,
     /// Why the connection ended.
     closed: Option<Arc<str>>,
 }
@@ -135,6 +138,7 @@ impl Connection {
                 waiting: HashMap::default(),
                 // The start differs, so that numbers of two connections rarely meet in a trace.
                 next: fastrand::u32(..1 << 20),
+                dropped: None,
                 closed: None,
             }),
             wake: Notify::new(),
@@ -360,11 +364,15 @@ impl Shared {
         }
     }
 
-    /// Ends the requests whose time has run out, and tells how many.
-    fn expire(&self, now: Instant) -> usize {
+    /// Ends the requests whose time has run out, and tells how many have. One whose asker did not wait for so long
+    /// counts as well, unless something was `heard` since.
+    fn expire(&self, now: Instant, heard: Instant) -> usize {
         let mut wakers = Vec::new();
         let mut expired = 0;
-        for waiting in self.lock().waiting.values_mut() {
+        let mut state = self.lock();
+        state.dropped.take_if(|(at, _)| heard >= *at);
+        expired += usize::from(state.dropped.is_some_and(|(_, deadline)| deadline <= now));
+        for waiting in state.waiting.values_mut() {
             if let Waiting::Asked { deadline, waker } = waiting
                 && *deadline <= now
             {
@@ -373,6 +381,7 @@ impl Shared {
                 expired += 1;
             }
         }
+        drop(state);
         wakers.into_iter().for_each(Waker::wake);
         expired
     }
@@ -437,7 +446,10 @@ impl<A: Answer> Future for Reply<A> {
 impl<A> Drop for Reply<A> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if state.waiting.remove(&self.opaque).is_some() {
+        if let Some(waiting) = state.waiting.remove(&self.opaque) {
+            if let Waiting::Asked { deadline, .. } = waiting {
+                state.dropped.get_or_insert_with(|| (Instant::now(), deadline));
+            }
             self.shared.note_room(&state);
         }
     }
@@ -512,7 +524,7 @@ async fn read_loop<R: AsyncRead + Unpin>(
             },
             _ = sweep.tick() => {
                 let now = Instant::now();
-                if shared.expire(now) > 0 && now.duration_since(heard) > SILENCE_MAX {
+                if shared.expire(now, heard) > 0 && now.duration_since(heard) > SILENCE_MAX {
                     return format!("nothing arrived for {SILENCE_MAX:?}");
                 }
                 continue;

@@ -136,3 +136,20 @@ async fn callers_wait_when_nothing_is_written_any_more() {
     peer.stream.read_exact(&mut large).await.unwrap();
     waiting.await.unwrap().unwrap();
 }
+
+/// Whoever waits for a shorter time than the client's drops the request: a dead connection must be noticed all the same.
+#[tokio::test]
+async fn a_dropped_request_without_an_answer_counts_until_something_is_heard() {
+    let (connection, _peer, _requests) = pair();
+    let before = Instant::now();
+    for timeout in [Duration::from_secs(3), LONG] {
+        drop(connection.ask::<OwnedCommand>(RequestCode::HeartBeat, &(), &[], timeout).await.unwrap());
+    }
+    let shared = &connection.0;
+    let dropped = Instant::now();
+    assert_eq!(shared.expire(dropped, before), 0, "there was still time to answer");
+    let over = dropped + Duration::from_secs(4);
+    assert_eq!(shared.expire(over, before), 1, "it is too late for the first");
+    assert_eq!(shared.expire(over, dropped), 0, "something came");
+    assert_eq!(shared.expire(over, before), 0, "that is noted");
+}
