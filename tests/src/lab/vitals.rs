@@ -21,9 +21,71 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
 
 /// Sockets that a process has open. `None` when there is no such process.
 pub fn sockets(pid: u32) -> Option<usize> {
+    Some(inodes(pid)?.len())
+}
+
+/// The connections that a process has: both addresses, the state, and whether this process has the other end. Empty
+/// when there is no such process.
+pub fn peers(pid: u32) -> Vec<String> {
+    let [theirs, ours] = [pid, std::process::id()].map(|pid| inodes(pid).unwrap_or_default());
+    let table = connections();
+    let is_ours = |near: &str, far: &str| {
+        table.iter().any(|other| other.near == far && other.far == near && ours.contains(&other.inode))
+    };
+    let of_process = table.iter().filter(|one| theirs.contains(&one.inode));
+    of_process
+        .map(|one| {
+            let whose = if is_ours(&one.near, &one.far) { "ours" } else { "not ours" };
+            format!("{} from {} {} ({whose})", one.near, one.far, one.state)
+        })
+        .collect()
+}
+
+/// A line of the system's table of TCP sockets.
+struct Connection {
+    near: String,
+    far: String,
+    state: &'static str,
+    inode: String,
+}
+
+fn connections() -> Vec<Connection> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines.filter_map(connection).collect()
+}
+
+fn connection(line: &str) -> Option<Connection> {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let [_, near, far, state, ..] = fields[..] else { return None };
+    let state = match state {
+        "01" => "established",
+        "08" => "closed by the peer",
+        "0A" => "listening",
+        _ => "closing",
+    };
+    let inode = (*fields.get(9)?).to_owned();
+    Some(Connection { near: address(near)?, far: address(far)?, state, inode })
+}
+
+/// An address as the system's table has it: each word of the host in the order of this machine's bytes.
+fn address(text: &str) -> Option<String> {
+    let (host, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    // What is an IPv4 address in the table of the others ends like one.
+    let last = host.get(host.len().checked_sub(8)?..)?;
+    let host = std::net::Ipv4Addr::from(u32::from_str_radix(last, 16).ok()?.to_ne_bytes());
+    Some(format!("{host}:{port}"))
+}
+
+/// The sockets of a process, as the system numbers them.
+fn inodes(pid: u32) -> Option<Vec<String>> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let is_socket = |target: &std::path::Path| target.to_string_lossy().starts_with("socket:");
-    Some(open.flatten().filter(|fd| fs::read_link(fd.path()).is_ok_and(|target| is_socket(&target))).count())
+    let number = |target: std::path::PathBuf| {
+        let target = target.to_string_lossy().into_owned();
+        Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    Some(open.flatten().filter_map(|fd| number(fs::read_link(fd.path()).ok()?)).collect())
 }
 
 /// Looks at a process's memory until it is dropped.
@@ -90,5 +152,20 @@ mod tests {
         assert!(sockets(pid).unwrap() > before);
         drop(listener);
         assert_eq!(resident_bytes(u32::MAX), None);
+    }
+
+    #[test]
+    fn both_ends_of_a_connection_are_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (listening, from) = (listener.local_addr().unwrap(), near.local_addr().unwrap());
+        let here = format!("{listening} from {from} established (ours)");
+        // Not accepted yet, so no process has that end.
+        assert!(!peers(std::process::id()).contains(&here));
+        let far = listener.accept().unwrap();
+        let seen = peers(std::process::id());
+        assert!(seen.contains(&here), "{seen:?} has {here}");
+        drop(far);
+        assert_eq!(peers(u32::MAX), Vec::<String>::new());
     }
 }
