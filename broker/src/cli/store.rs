@@ -96,6 +96,8 @@ fn print_text(output: &mut Output, report: &Report) -> Result<(), Failure> {
     let sometimes = [
         ("damaged stretches", counts.damaged_stretches),
         ("damaged bytes", counts.damaged_bytes),
+        ("gaps", counts.gaps),
+        ("gap bytes", counts.gap_bytes),
         ("blank entries", counts.blank_entries),
         ("entries of expired records", counts.expired_entries),
         ("entries to come", counts.entries_to_come),
@@ -125,6 +127,7 @@ fn print_json(output: &mut Output, report: &Report) -> Result<(), Failure> {
         "counts": report.counts,
         "damage": report.findings.damage(),
         "mended": report.findings.mended(),
+        "gaps": report.findings.gaps(),
         "findings": findings,
         "more": report.findings.more(),
     }))

@@ -21,6 +21,7 @@ use gantry_proto::reader::Reader;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::gaps::Gap;
 use super::layout::Layout;
 
 /// The newest store format this program knows.
@@ -43,9 +44,17 @@ pub struct Positions {
     pub queue_entries: Option<u64>,
     /// For each projection, the log position below which it is durable.
     pub projections: BTreeMap<String, u64>,
+    /// Places of the log that a start has passed over, at most [`GAPS_MAX`](super::gaps::GAPS_MAX).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
 }
 
 impl Positions {
+    /// Of a store that has no log yet.
+    pub fn of_new(segment_bytes: u64) -> Self {
+        Self { format: FORMAT, segment_bytes: Some(segment_bytes), ..Self::default() }
+    }
+
     /// Where recovery must start for all of `names`: zero when one of them is new.
     pub fn start(&self, names: &[&str]) -> PhyOffset {
         let positions = names.iter().map(|name| self.projections.get(*name).copied().unwrap_or(0));
@@ -160,6 +169,7 @@ pub fn save_positions(disk: &dyn Disk, layout: &Layout, positions: &Positions) -
 #[cfg(test)]
 mod tests {
     use super::super::disk::RealDisk;
+    use super::super::gaps::GapKind;
     use super::*;
 
     #[test]
@@ -178,12 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn a_checkpoint_of_an_older_version_has_no_gaps_and_one_without_gaps_does_not_name_them() {
+        let old = r#"{"format":1,"flushed":5,"projections":{"queues":4}}"#;
+        let positions: Positions = serde_json::from_str(old).expect("positions");
+        assert_eq!(positions.gaps, []);
+        assert_eq!(serde_json::to_string(&positions).expect("text"), old);
+    }
+
+    #[test]
     fn a_newer_format_is_refused_and_a_damaged_file_is_not_fatal() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let layout = Layout::new(dir.path());
         assert_eq!(load(&layout).expect("none yet"), None);
         let mut positions = Positions { format: FORMAT, flushed: 5, ..Positions::default() };
         positions.projections.insert("queues".to_owned(), 4);
+        positions.gaps.push(Gap { from: 1, to: 3, kind: GapKind::Unflushed, since: 9 });
         save(&RealDisk, &layout, &positions, &PeerCheckpoint::default()).expect("saved");
         assert_eq!(load(&layout).expect("loaded"), Some(positions.clone()));
         assert_eq!(positions.start(&["queues"]), PhyOffset::new(4));

@@ -10,6 +10,7 @@ pub mod dedup;
 pub mod disk;
 pub mod dispatch;
 mod flush;
+pub mod gaps;
 pub mod index;
 pub mod inspect;
 pub mod layout;
@@ -48,6 +49,7 @@ use dedup::{DedupOptions, DedupWindow};
 use disk::{DirLock, Disk};
 use dispatch::{DelayLevels, Dispatcher, Folds};
 use flush::FlushSignal;
+use gaps::{Gap, Judge};
 use index::{IndexOptions, KeyIndex};
 use layout::Layout;
 use queues::Queues;
@@ -154,6 +156,8 @@ pub struct Store {
     checkpointing: Mutex<()>,
     closed: AtomicBool,
     recovered: Recovered,
+    /// Gaps of the log.
+    gaps: Vec<Gap>,
     _lock: DirLock,
 }
 
@@ -175,6 +179,10 @@ impl Store {
             positions.as_ref().is_some_and(|known| known.segment_bytes == Some(options.segment_bytes));
         let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes, known)?;
         let folds = open_folds(&disk, &layout, options).map_err(io)?;
+        let positions = match positions {
+            None => begin_store(disk.as_ref(), &layout, &segments, &folds).map_err(io)?,
+            known => known,
+        };
         if clean {
             // After a crash it is there still.
             disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
@@ -185,8 +193,9 @@ impl Store {
         let from = if whole { from } else { segments.min() };
         give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
-        let clean_end = positions.as_ref().filter(|_| clean).map(|at| PhyOffset::new(at.flushed));
-        let recovered = recover::run(&segments, &folds, &dispatcher, (from, clean_end)).map_err(io)?;
+        let judge = Judge::new(positions.as_ref(), clean, clock.now());
+        let recovered = recover::run(&segments, &folds, &dispatcher, from, &judge).map_err(io)?;
+        let gaps = judge.after(from, recovered.end, &recovered.gaps);
         let recovered = Recovered { clean, ..recovered };
         report_lost(&recovered, positions.as_ref());
 
@@ -218,6 +227,7 @@ impl Store {
             checkpointing: Mutex::new(()),
             closed: AtomicBool::new(false),
             recovered,
+            gaps,
             _lock: lock,
         };
         store.settle_names().map_err(io)?;
@@ -477,12 +487,14 @@ impl Store {
             .map(|(name, position)| (name.to_owned(), position.min(durable).get()))
             .collect();
         projections.insert("queues".to_owned(), durable.get());
+        let min = self.min_offset();
         let positions = Positions {
             format: checkpoint::FORMAT,
             flushed: flushed.get(),
             segment_bytes: Some(self.log.segments().segment_bytes()),
             queue_entries: (durable == applied.at).then_some(applied.queue_entries),
             projections,
+            gaps: self.gaps.iter().filter(|gap| gap.to > min.get()).copied().collect(),
         };
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved.as_ref() == Some(&positions) {
@@ -545,6 +557,21 @@ fn open_folds(disk: &Arc<dyn Disk>, layout: &Layout, options: &StoreOptions) -> 
 
 fn stopped(failure: &Poisoned) -> io::Error {
     io::Error::other(failure.to_string())
+}
+
+/// The first checkpoint of a store that has nothing yet: from now on it is known what was never on the disk.
+fn begin_store(
+    disk: &dyn Disk,
+    layout: &Layout,
+    segments: &Segments,
+    folds: &Folds,
+) -> io::Result<Option<Positions>> {
+    if !segments.all().is_empty() || !folds.queues.topics().is_empty() {
+        return Ok(None);
+    }
+    let positions = Positions::of_new(segments.segment_bytes());
+    checkpoint::save_positions(disk, layout, &positions)?;
+    Ok(Some(positions))
 }
 
 /// Where recovery must start so that every projection gets what it lacks.
@@ -614,6 +641,8 @@ fn report_lost(recovered: &Recovered, positions: Option<&Positions>) {
 mod fault_disk;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod gap_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

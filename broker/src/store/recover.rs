@@ -2,8 +2,8 @@
 //!
 //! Records are checked from the last checkpoint on (without one: from where the peer's files say, or
 //! from the first record). The first place that does not check out is the end, unless a whole record
-//! that names its own place follows within [`RESYNC_BYTES`]: then the bytes between are damage inside
-//! acknowledged data; they are reported and passed over, and nothing behind them is lost. Behind the
+//! that names its own place follows within [`RESYNC_BYTES`]: then the bytes between are a gap, which is
+//! reported and passed over ([`gaps`](super::gaps)), and nothing behind it is lost. Behind the
 //! end everything is made zero, so that no remainder of an older write can come to life again.
 
 use std::io;
@@ -12,6 +12,7 @@ use gantry_proto::ids::PhyOffset;
 
 use super::checkpoint::{self, PeerCheckpoint};
 use super::dispatch::{Dispatcher, Folds};
+use super::gaps::{Gap, Judge};
 use super::layout::Layout;
 use super::queues::Queues;
 use super::replay::{Replay, Step, Trust};
@@ -29,8 +30,8 @@ pub struct Recovered {
     pub end: PhyOffset,
     /// Records read.
     pub records: u64,
-    /// Damaged stretches inside the log, as first byte and first byte behind.
-    pub damaged: Vec<(PhyOffset, PhyOffset)>,
+    /// Gaps inside the log that were met.
+    pub gaps: Vec<Gap>,
     /// Whether the last stop was clean.
     pub clean: bool,
 }
@@ -67,14 +68,16 @@ pub(super) fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset
 }
 
 /// Reads from `from` to the end, applying every record; cuts log and projections at the end. After a clean
-/// stop of ours the end is known.
+/// stop of ours the end is known. `judge` tells what the gaps are.
 pub(super) fn run(
     segments: &Segments,
     folds: &Folds,
     dispatcher: &Dispatcher,
-    (from, clean_end): (PhyOffset, Option<PhyOffset>),
+    from: PhyOffset,
+    judge: &Judge<'_>,
 ) -> io::Result<Recovered> {
     let limit = segments.all().last().map_or(PhyOffset::ZERO, |last| last.start() + segments.segment_bytes());
+    let clean_end = judge.clean_end();
     let mut recovered = Recovered { from, ..Recovered::default() };
     // What the projections hold behind `from` may not be durable: it is built again from the log.
     folds.queues.each(|queue| queue.truncate(from))?;
@@ -98,14 +101,16 @@ pub(super) fn run(
             Step::NextFile(_) | Step::End if clean_end == Some(at) => break,
             Step::NextFile(_) | Step::End => {
                 let Some(next) = beyond(segments, at, limit) else { break };
-                damage(&mut recovered, &mut at, next, "it is blank");
+                recovered.gaps.push(judge.meet(at, next, "it is blank"));
+                at = next;
             }
             Step::Damaged(what) => {
                 let Some(next) = beyond(segments, at, limit) else {
                     tracing::warn!(%at, what, "the log ends in an unfinished record; it is cut there");
                     break;
                 };
-                damage(&mut recovered, &mut at, next, &what);
+                recovered.gaps.push(judge.meet(at, next, &what));
+                at = next;
             }
         }
     }
@@ -124,10 +129,4 @@ pub(super) fn run(
 /// The next record within reach behind bytes that are none.
 fn beyond(segments: &Segments, at: PhyOffset, limit: PhyOffset) -> Option<PhyOffset> {
     Replay::new(segments).resync(at, limit.min(at + RESYNC_BYTES))
-}
-
-fn damage(recovered: &mut Recovered, at: &mut PhyOffset, next: PhyOffset, what: &str) {
-    tracing::error!(from = %at, to = %next, what, "the commit log is damaged; the records behind are kept, those within are lost");
-    recovered.damaged.push((*at, next));
-    *at = next;
 }

@@ -24,7 +24,7 @@ pub(super) fn options(policy: FlushPolicy) -> StoreOptions {
     }
 }
 
-fn open_as(dir: &Path, options: &StoreOptions) -> Result<Store, OpenError> {
+pub(super) fn open_as(dir: &Path, options: &StoreOptions) -> Result<Store, OpenError> {
     let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
     Store::open(dir, options, Arc::new(RealDisk), clock, Vec::new())
 }
@@ -213,7 +213,8 @@ async fn damage_inside_the_log_costs_only_what_it_hit() {
     bytes[usize::try_from(hit.phy.get()).expect("small") + 90] ^= 1;
     std::fs::write(&path, &bytes).expect("written");
     let store = open(dir.path());
-    assert_eq!(store.recovered().damaged, [(hit.phy, placed[6].phy)]);
+    let [gap] = store.recovered().gaps[..] else { panic!("{:?}", store.recovered()) };
+    assert_eq!((gap.from, gap.to), (hit.phy.get(), placed[6].phy.get()));
     let left = bodies(&store, "T", 0);
     assert_eq!(left.len(), 29);
     assert!(!left.contains(&"message 5".to_owned()));
@@ -262,8 +263,8 @@ async fn records_behind_a_hole_are_found() {
     file.write_all_at(&bytes[3 * 4096..], 3 * 4096).expect("the others");
     drop(file);
     let store = open_as(dir.path(), &options).expect("the store opens again");
-    let [(from, to)] = store.recovered().damaged[..] else { panic!("{:?}", store.recovered()) };
-    assert!(from.get() < 4096 && to.get() >= 3 * 4096 && to.get() < 3 * 4096 + 300, "{from} {to}");
+    let [gap] = store.recovered().gaps[..] else { panic!("{:?}", store.recovered()) };
+    assert!(gap.from < 4096 && gap.to >= 3 * 4096 && gap.to < 3 * 4096 + 300, "{gap:?}");
     let left = bodies(&store, "T", 0);
     assert_eq!(
         (left.first().map(String::as_str), left.last().map(String::as_str)),

@@ -111,14 +111,6 @@ fn end(stage: &mut Stage) {
     }
 }
 
-/// Beside a store on which the power failed.
-const POWER_FAILED: &str = "power-failed";
-
-/// Whether the power failed on this store, in this round or in one before.
-pub fn had_power_failures(stage: &Stage) -> bool {
-    stage.gantry.store().with_file_name(POWER_FAILED).exists()
-}
-
 /// Cuts the power: of what was not synced, the disk keeps what it likes. Gives the number of cuts.
 pub async fn power(stage: &mut Stage) -> u32 {
     let cut = PowerCut {
@@ -133,7 +125,6 @@ pub async fn power(stage: &mut Stage) -> u32 {
     }
     stage.kill9();
     let store = stage.gantry.store().to_owned();
-    fs::write(store.with_file_name(POWER_FAILED), "").expect("the round's directory takes a file");
     let after = store.with_file_name("after-the-cut");
     tokio::task::block_in_place(|| {
         let damage = faults(stage).disk().write_image(&cut, &after);

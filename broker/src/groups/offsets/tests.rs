@@ -194,7 +194,7 @@ async fn the_first_record_is_kept_when_a_broker_without_offsets_is_killed() {
     let (dir, offsets) = filled().await;
     offsets.store.save_checkpoint().unwrap();
     let offsets = killed(&dir, offsets);
-    assert_eq!(offsets.store.recovered().damaged, []);
+    assert_eq!(offsets.store.recovered().gaps, []);
     let queue = offsets.store.find_queue("T", QueueId::ZERO).unwrap();
     assert!(queue.entry(QueueOffset::ZERO).is_some(), "the message at the start of the log is lost");
 }

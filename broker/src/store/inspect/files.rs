@@ -102,7 +102,8 @@ impl Checkpoints {
         };
         for (name, at, seen) in self.positions {
             let inside = (log.min()..=scanned.end).contains(&at);
-            let in_damage = scanned.damaged.list.iter().any(|(from, to)| (*from..*to).contains(&at));
+            let mut stretches = scanned.damaged.list.iter().chain(&scanned.gaps.list);
+            let in_damage = stretches.any(|(from, to)| (*from..*to).contains(&at));
             // That the log does not reach to where it was flushed was told.
             if inside && !seen && !in_damage || at > scanned.end && name != "flushed" {
                 let what =

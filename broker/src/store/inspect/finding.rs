@@ -30,6 +30,8 @@ pub enum Severity {
     Damage,
     /// What a crash leaves behind: the next start cuts it off or builds it again.
     Mended,
+    /// A gap of the log that an earlier start has passed over, of writes that were under way.
+    Gap,
 }
 
 /// The message that a finding is about, as far as it is known.
@@ -92,6 +94,7 @@ impl fmt::Display for Finding {
         let kind = match self.severity {
             Severity::Damage => "damage",
             Severity::Mended => "mended at the next start",
+            Severity::Gap => "gap",
         };
         write!(f, "{kind}: {} at byte {}: ", self.file, self.byte)?;
         if let Some(message) = &self.message {
@@ -108,18 +111,20 @@ pub struct Findings {
     max: usize,
     damage: u64,
     mended: u64,
+    gaps: u64,
 }
 
 impl Findings {
     /// None yet; the first `max` of each area will be kept.
     pub(super) fn new(max: usize) -> Self {
-        Self { kept: BTreeMap::new(), max, damage: 0, mended: 0 }
+        Self { kept: BTreeMap::new(), max, damage: 0, mended: 0, gaps: 0 }
     }
 
     pub(super) fn add(&mut self, finding: Finding) {
         match finding.severity {
             Severity::Damage => self.damage += 1,
             Severity::Mended => self.mended += 1,
+            Severity::Gap => self.gaps += 1,
         }
         let kept = self.kept.entry(finding.area).or_default();
         if kept.len() < self.max {
@@ -137,6 +142,11 @@ impl Findings {
         self.mended
     }
 
+    /// How many are gaps of writes that were under way, which is no damage.
+    pub const fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
     /// Those that were kept, by area.
     pub fn iter(&self) -> impl Iterator<Item = &Finding> {
         self.kept.values().flatten()
@@ -145,6 +155,6 @@ impl Findings {
     /// How many more there are than were kept.
     pub fn more(&self) -> u64 {
         let kept: usize = self.kept.values().map(Vec::len).sum();
-        (self.damage + self.mended).saturating_sub(kept as u64)
+        (self.damage + self.mended + self.gaps).saturating_sub(kept as u64)
     }
 }

@@ -98,7 +98,7 @@ impl IndexChecks {
         let mut checks = Self {
             dir,
             options,
-            known: *known,
+            known: known.clone(),
             log_start: log.min(),
             names,
             next_file: 0,

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::io;
 use std::path::PathBuf;
 
-use gantry_proto::ids::PhyOffset;
+use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::record::{RecordView, Slot};
 
 use super::super::disk::{Disk as _, Map, ReadOnlyDisk, offset_path, parse_offset_name};
+use super::super::gaps::{Gap, GapKind};
 use super::super::layout::Layout;
 use super::super::queues::QUEUE_ID_MAX;
 use super::super::recover::RESYNC_BYTES;
@@ -41,7 +42,7 @@ pub enum Seen<'a, 'b> {
     Record(&'b RecordView<'a>),
 }
 
-/// Damage inside the log.
+/// Bytes between records of the log that are none.
 #[derive(Clone, Debug, Default)]
 pub struct Stretches {
     /// How many.
@@ -63,6 +64,8 @@ pub struct Scanned {
     pub newest: i64,
     /// Damage before the end.
     pub damaged: Stretches,
+    /// Gaps that are no damage.
+    pub gaps: Stretches,
 }
 
 impl LogFiles {
@@ -260,7 +263,7 @@ pub fn scan(
             is_told = torn(log, known, at, wrong, findings);
             break;
         };
-        stretch(log, &mut scanned.damaged, (at, next), wrong, findings);
+        stretch(log, known, &mut scanned, (at, next), wrong, findings);
         at = next;
     }
     each(Seen::Boundary(at), findings)?;
@@ -287,20 +290,39 @@ fn check_names(log: &LogFiles, view: &RecordView<'_>, at: u64, findings: &mut Fi
     }
 }
 
+/// Whole records follow behind something that is none: damage, unless a start has judged otherwise, or will.
 fn stretch(
     log: &LogFiles,
-    damaged: &mut Stretches,
+    known: &Known,
+    scanned: &mut Scanned,
     (at, next): (u64, u64),
     (what, message): (String, Option<MessageRef>),
     findings: &mut Findings,
 ) {
-    damaged.count += 1;
-    damaged.bytes += next - at;
-    if damaged.list.len() < STRETCHES_MAX {
-        damaged.list.push((at, next));
-    }
     let what = format!("{} bytes up to log position {next} are no record: {what}", next - at);
-    findings.add(log.finding(at, message, what, RESTORE));
+    let recorded = Gap::around(&known.gaps, at, next);
+    let (severity, stretches, why) = match recorded.map(|gap| (gap.kind, gap.since)) {
+        Some((GapKind::Unflushed, since)) => {
+            let why = format!(
+                "; passed over since the start at {} ms: a power failure tore what was being written, none of it was \
+                 known to be on the disk",
+                Millis::new(since)
+            );
+            (Severity::Gap, &mut scanned.gaps, why)
+        }
+        None if known.is_ours && !known.is_clean() && at >= known.flushed => {
+            let why = "; none of it was known to be on the disk, the next start passes over it".to_owned();
+            (Severity::Mended, &mut scanned.gaps, why)
+        }
+        Some((GapKind::Damaged, _)) | None => (Severity::Damage, &mut scanned.damaged, String::new()),
+    };
+    stretches.count += 1;
+    stretches.bytes += next - at;
+    if stretches.list.len() < STRETCHES_MAX {
+        stretches.list.push((at, next));
+    }
+    let advice = if severity == Severity::Damage { RESTORE } else { START };
+    findings.add(Finding { severity, ..log.finding(at, message, format!("{what}{why}"), advice) });
 }
 
 /// The last thing in the log is no record: an unfinished write, unless it had been finished. Returns whether there is

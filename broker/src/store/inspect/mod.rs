@@ -12,7 +12,9 @@
 //!
 //! **After a crash** (`abort` is there) the store may lack what the next start builds again, and hold what it cuts
 //! off. Where that start would begin is known from the checkpoint: what is wrong with the queues behind that
-//! position, and with the log behind the last record that checks out, is told as *mended*; all else is damage.
+//! position, and with the log behind the last record that checks out, is told as *mended*, and so is a gap where the log
+//! was not known to be on the disk; all else is damage. Once a start has passed over such a gap the checkpoint lists it,
+//! and it is told as that for as long as the log has it.
 
 mod files;
 pub mod finding;
@@ -28,6 +30,7 @@ use serde::Serialize;
 use super::checkpoint::{self, CheckpointError};
 use super::disk::{DirLock, ReadOnlyDisk};
 use super::dispatch::DelayLevels;
+use super::gaps::Gap;
 use super::index::IndexOptions;
 use super::layout::Layout;
 use finding::Findings;
@@ -61,7 +64,7 @@ pub enum Closed {
 }
 
 /// What the store itself says of how far it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     closed: Closed,
     /// Whether Gantry ran on it.
@@ -70,6 +73,8 @@ struct Known {
     flushed: u64,
     /// The next start applies the records from here on again.
     replayed_from: u64,
+    /// Gaps of the log that were met by a start.
+    gaps: Vec<Gap>,
 }
 
 impl Known {
@@ -103,6 +108,10 @@ pub struct Counts {
     pub damaged_stretches: u64,
     /// Bytes in those.
     pub damaged_bytes: u64,
+    /// Gaps of the log where nothing was known to be on the disk.
+    pub gaps: u64,
+    /// Bytes in those.
+    pub gap_bytes: u64,
     /// Consume queues.
     pub queues: u64,
     /// Their files.
@@ -201,6 +210,7 @@ fn look(
         is_ours: positions.is_some(),
         flushed: positions.map_or(0, |known| known.flushed),
         replayed_from: files::replayed_from(layout, &log_files, positions, queues.max_phy()),
+        gaps: positions.map(|known| known.gaps.clone()).unwrap_or_default(),
     };
     let counted = queues.count_below(positions, known.replayed_from);
     if let Some((found, expected)) = counted.filter(|(found, expected)| found != expected) {
@@ -230,6 +240,8 @@ fn look(
     counts.records = scanned.records;
     counts.damaged_stretches = scanned.damaged.count;
     counts.damaged_bytes = scanned.damaged.bytes;
+    counts.gaps = scanned.gaps.count;
+    counts.gap_bytes = scanned.gaps.bytes;
     queues.finish(&log_files, &known, &mut findings, &mut counts)?;
     index.finish(scanned.end, &mut findings, &mut counts)?;
     checkpoints.finish(layout, &known, &scanned, &log_files, &mut findings);
