@@ -344,8 +344,7 @@ impl Shared {
         for message in messages {
             let offset = message.queue_offset().get();
             if let Some(due) = next.filter(|due| *due != offset) {
-                let queue = message.queue();
-                self.checker.violation(format!("a consumer of {queue} gets {offset} where {due} is due"));
+                self.checker.skipped(message.queue(), due, offset, "a consumer");
             }
             next = Some(offset + 1);
             self.checker.saw(message);

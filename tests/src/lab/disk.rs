@@ -61,7 +61,10 @@ fn millis(rng: &mut fastrand::Rng, range: std::ops::Range<u64>) -> Duration {
 
 fn point_rule(rng: &mut fastrand::Rng) -> Rule {
     let (op, path, most) = *rng.choice(POINTS).expect("there are points");
-    let rule = Rule::on(op).path(path).nth(rng.u64(1..=most));
+    // The smaller numbers more often: the larger ones do not always come.
+    let most = rng.u64(1..=most);
+    let nth = rng.u64(1..=most);
+    let rule = Rule::on(op).path(path).nth(nth);
     match rng.u8(..3) {
         0 if op == Op::Write => rule.kill_within(rng.u64(..200)),
         1 => rule.kill_before(),
@@ -69,33 +72,33 @@ fn point_rule(rng: &mut fastrand::Rng) -> Rule {
     }
 }
 
-/// Kills it before, in or after a certain operation, while it works, starts or stops. Gives whether it came.
+/// Kills it before, in or after a certain operation, while it works, starts or stops. Where that does not come, it goes
+/// on to its next stop and start. Gives whether it came.
 pub fn point(stage: &mut Stage, round: &Round) -> u32 {
     let rule = point_rule(&mut stage.rng);
     let faults = faults(stage);
     let patience = Duration::from_millis(if round.pace == Pace::Brief { 1000 } else { 3000 });
-    let armed = match stage.rng.u8(..3) {
-        0 => {
-            stage.kill9();
-            let armed = faults.add(rule);
-            tokio::task::block_in_place(|| {
-                let _ = stage.gantry.try_restart() && stage.gantry.ended_within(patience);
-            });
-            armed
-        }
-        1 => {
-            let armed = faults.add(rule);
-            end(stage);
-            armed
-        }
-        _ => {
-            let armed = faults.add(rule);
-            tokio::task::block_in_place(|| stage.gantry.ended_within(patience));
-            armed
-        }
+    let start = |stage: &mut Stage| {
+        tokio::task::block_in_place(|| stage.gantry.try_restart() && stage.gantry.ended_within(patience));
     };
+    let first = stage.rng.u8(..3);
+    if first == 0 {
+        stage.kill9();
+    }
+    let armed = faults.add(rule);
+    match first {
+        0 => start(stage),
+        1 => {}
+        _ => drop(tokio::task::block_in_place(|| stage.gantry.ended_within(patience))),
+    }
+    if !stage.gantry.ended_within(Duration::ZERO) {
+        end(stage);
+    }
+    if armed.fired() == 0 {
+        start(stage);
+    }
     armed.disarm();
-    if stage.gantry.is_running() {
+    if !stage.gantry.ended_within(Duration::ZERO) {
         stage.kill9();
     }
     stage.restart();
@@ -124,6 +127,7 @@ pub async fn power(stage: &mut Stage) -> u32 {
         tokio::time::sleep(millis(&mut stage.rng, 10..400)).await;
     }
     stage.kill9();
+    stage.checker.power_fails();
     let store = stage.gantry.store().to_owned();
     let after = store.with_file_name("after-the-cut");
     tokio::task::block_in_place(|| {
