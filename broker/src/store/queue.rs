@@ -130,7 +130,7 @@ impl Queue {
         files.pending_at = end;
         if files.last_end == PhyOffset::ZERO
             && let Some(last) = end.checked_sub(1).filter(|last| *last >= first)
-            && let Some(entry) = files.read(last)?
+            && let Some(entry) = files.read_whole(last)?
         {
             files.note_last(&entry);
         }

@@ -14,6 +14,8 @@ use super::{BLANK_SIZE, ENTRY_BYTES, QueueEntry};
 const PENDING_MAX: usize = 16 * 1024;
 /// Bytes at the end of a file in which its last entry lies: a whole number of entries, more than a page.
 const TAIL_BYTES: usize = 410 * 20;
+/// What a disk writes as a whole.
+const SECTOR_BYTES: u64 = 512;
 /// Queue files that are made durable one by one; when there are more, the whole file system is.
 pub(in crate::store) const SYNCS_MAX: usize = 64;
 
@@ -115,7 +117,10 @@ impl Files {
         let written =
             partition_point(read as u64 / ENTRY_BYTES, |n| decode_in(tail, n, QueueOffset::ZERO).is_some());
         let Some(last) = written.checked_sub(1).filter(|_| data.start == 0) else { return Ok(None) };
-        if let Some(entry) = decode_in(tail, last, QueueOffset::ZERO) {
+        let before = last.checked_sub(1).and_then(|before| decode_in(tail, before, QueueOffset::ZERO));
+        if let Some(entry) = decode_in(tail, last, QueueOffset::ZERO)
+            && (before.is_some() || !lies_in_two_sectors(from + last * ENTRY_BYTES))
+        {
             self.note_last(&entry);
         }
         Ok(Some(from / ENTRY_BYTES + written))
@@ -192,6 +197,17 @@ impl Files {
         Ok(out.pop())
     }
 
+    /// Reads an entry that is to be believed before anything is known of its file: not one whose beginning may have been
+    /// lost with the sector before, when the power failed. It would name a place far too early in the log.
+    pub(super) fn read_whole(&mut self, at: u64) -> io::Result<Option<QueueEntry>> {
+        let entry = self.read(at)?;
+        let begins_elsewhere = at < self.pending_at && lies_in_two_sectors(self.locate(at).1);
+        if entry.is_some() && begins_elsewhere && self.read(at.saturating_sub(1))?.is_none() {
+            return Ok(None);
+        }
+        Ok(entry)
+    }
+
     /// The first of the entries `first..last` that is not `before`. Damaged ones count as the next sound one does: what
     /// lies behind them is not given up for them, and their messages are looked for in the log when they are asked for.
     pub(super) fn partition(
@@ -204,10 +220,10 @@ impl Files {
         while low < high {
             let middle = low + (high - low) / 2;
             let mut at = middle;
-            let mut sound = self.read(at)?;
+            let mut sound = self.read_whole(at)?;
             while sound.is_none() && at + 1 < high {
                 at += 1;
-                sound = self.read(at)?;
+                sound = self.read_whole(at)?;
             }
             match sound {
                 Some(entry) if before(&entry) => low = at + 1,
@@ -360,6 +376,11 @@ impl QueueFile {
         let map = self.file.map()?;
         Ok(self.map.get_or_init(|| map))
     }
+}
+
+/// Whether the entry at `byte` of a file begins in one sector and ends in the next.
+const fn lies_in_two_sectors(byte: u64) -> bool {
+    byte % SECTOR_BYTES > SECTOR_BYTES - ENTRY_BYTES
 }
 
 fn decode_in(bytes: &[u8], n: u64, at: QueueOffset) -> Option<QueueEntry> {
