@@ -4,7 +4,7 @@
 //! audit reads every queue from end to end. Each contradiction is written down as a sentence:
 //!
 //! - an acknowledged message is at its queue and offset, with its body; so is everything a consumer once saw;
-//! - offsets of a queue have no gaps, but where the power failed what nobody was promised may lack; messages of one producer keep their order in a queue;
+//! - offsets of a queue have no gaps; messages of one producer keep their order in a queue;
 //! - no message is stored twice, also when it was sent again;
 //! - a half message is seen once after its commit was asked for, never before and never after its rollback;
 //! - a committed offset is neither below what was acknowledged nor above what was asked for.
@@ -206,10 +206,6 @@ struct Model {
     commits: BTreeMap<(String, MessageQueue), Commits>,
     /// Queues with news since the last glance.
     news: BTreeSet<MessageQueue>,
-    /// Whether the power failed.
-    power_failed: bool,
-    /// Messages that lack for it.
-    torn: u64,
     /// The number of each actor's next message.
     next: HashMap<u16, u64>,
     counts: Counts,
@@ -237,25 +233,6 @@ impl Checker {
     pub fn allow_delay(&self, delay: Duration) {
         let ms = u64::try_from((CROSSING_MAX + delay).as_millis()).unwrap_or(u64::MAX);
         self.crossing_ms.fetch_max(ms, Ordering::Relaxed);
-    }
-
-    /// The power fails: of what nobody was promised and nobody saw, single messages may lack from now on, while others
-    /// behind them in the same queue are there.
-    pub fn power_fails(&self) {
-        self.model().power_failed = true;
-    }
-
-    /// How often messages were missed that a power failure may have torn.
-    pub fn torn(&self) -> u64 {
-        self.model().torn
-    }
-
-    /// In a queue comes `found` where `due` would be the next: a contradiction unless a power failure explains it.
-    pub fn skipped(&self, queue: &MessageQueue, due: u64, found: u64, who: &str) {
-        let mut model = self.model();
-        if !model.may_lack(queue, due, found) {
-            model.violation(format!("{who}: {found} comes where {due} is due in {queue}"));
-        }
     }
 
     /// The number of an actor's next message.
@@ -513,9 +490,7 @@ impl Checker {
         while next < to {
             let pulled = consumer.pull_wait(queue, QueueOffset::new(next), PULL, DISPATCHED_WITHIN).await?;
             let first = pulled.messages.first().map(|message| message.queue_offset().get());
-            if first != Some(next) && self.model().may_lack(queue, next, first.unwrap_or(pulled.next.get())) {
-                next = first.unwrap_or(pulled.next.get());
-            } else if first != Some(next) {
+            if first != Some(next) {
                 let (status, max) = (pulled.status, pulled.max);
                 self.violation(format!(
                     "{queue} @ {next}, below {to}: the pull gives {status:?} with {first:?} first, max {max}"
@@ -524,7 +499,8 @@ impl Checker {
             }
             for message in &pulled.messages {
                 if message.queue_offset().get() != next {
-                    self.skipped(queue, next, message.queue_offset().get(), "an audit");
+                    let found = message.queue_offset();
+                    self.violation(format!("{queue}: {found} comes where {next} is due"));
                 }
                 next = message.queue_offset().get() + 1;
                 self.saw(message);
@@ -555,14 +531,6 @@ impl Model {
             eprintln!("VIOLATION: {what}");
             self.violations.push(what);
         }
-    }
-
-    /// Whether all of `due..found` may lack in a queue.
-    fn may_lack(&mut self, queue: &MessageQueue, due: u64, found: u64) -> bool {
-        let promised = |places: &BTreeMap<u64, Ident>| places.range(due..found).next().is_some();
-        let may = self.power_failed && due < found && !self.queues.get(queue).is_some_and(promised);
-        self.torn += u64::from(may);
-        may
     }
 
     /// `ident` is at `offset` of `queue`: nothing else may be, and it nowhere else.

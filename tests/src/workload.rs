@@ -344,7 +344,8 @@ impl Shared {
         for message in messages {
             let offset = message.queue_offset().get();
             if let Some(due) = next.filter(|due| *due != offset) {
-                self.checker.skipped(message.queue(), due, offset, "a consumer");
+                let queue = message.queue();
+                self.checker.violation(format!("a consumer of {queue} gets {offset} where {due} is due"));
             }
             next = Some(offset + 1);
             self.checker.saw(message);

@@ -103,6 +103,25 @@ async fn what_power_tore_behind_the_checkpoint_is_no_damage() {
     assert!(finding.what.contains("passed over since the start at 1700000000000 ms"), "{finding}");
 }
 
+/// What lies behind may end a transaction whose message is lost in the gap.
+#[tokio::test]
+async fn under_the_policy_disk_the_log_ends_where_power_tore_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = || open_as(dir.path(), &options(FlushPolicy::Disk)).expect("the store opens");
+    let store = open();
+    send_some(&store, 4).await;
+    store.keep_house().expect("a checkpoint");
+    let places = send_some(&store, 6).await;
+    drop(store);
+    tear(dir.path(), places[2]);
+    let store = open();
+    assert_eq!((store.recovered().end, &store.recovered().gaps[..]), (places[2], &[][..]));
+    assert_eq!(bodies(&store, "T", 0).len(), 6);
+    assert_eq!(send_some(&store, 1).await, [places[2]]);
+    store.close().expect("closed");
+    assert_eq!(counts(&look_at(dir.path())), (0, 0, 0));
+}
+
 #[tokio::test]
 async fn what_was_on_the_disk_is_damage_for_ever() {
     let dir = tempfile::tempdir().expect("a temporary directory");

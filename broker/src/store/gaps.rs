@@ -1,7 +1,7 @@
 //! Gaps: places of the log where no record checks out, with whole records behind them.
 //!
-//! A start passes over them, and they stay for as long as the log has them. What they mean can be told only once, by
-//! the start that meets them first, from what the checkpoint before it says was on the disk:
+//! A start passes over them (but see [`Judge::is_end`]), and they stay for as long as the log has them. What they mean
+//! can be told only once, by the start that meets them first, from what the checkpoint before it says was on the disk:
 //!
 //! ```text
 //!   ── records ──┬─ gap ─┬── records ──┬─────── gap ───────┬── records ──▶ end
@@ -17,6 +17,7 @@
 use gantry_proto::ids::{Millis, PhyOffset};
 use serde::{Deserialize, Serialize};
 
+use super::FlushPolicy;
 use super::checkpoint::Positions;
 
 /// Gaps that a checkpoint lists at most. The oldest are forgotten first: whoever meets one of those again takes it
@@ -58,13 +59,39 @@ impl Gap {
 pub struct Judge<'a> {
     positions: Option<&'a Positions>,
     clean: bool,
+    policy: FlushPolicy,
     now: Millis,
 }
 
 impl<'a> Judge<'a> {
     /// For a start at `now`, by the checkpoint that it begins with and how the broker before it ended.
-    pub const fn new(positions: Option<&'a Positions>, clean: bool, now: Millis) -> Self {
-        Self { positions, clean, now }
+    pub const fn new(
+        positions: Option<&'a Positions>,
+        clean: bool,
+        policy: FlushPolicy,
+        now: Millis,
+    ) -> Self {
+        Self { positions, clean, policy, now }
+    }
+
+    /// Whether the log ends where the gap from `from` up to `to` begins, though whole records follow. Under the policy
+    /// `disk` nothing behind was acknowledged when the power failed, and must not count without what it follows from: a
+    /// transaction's op record would end the half whose commit the gap has swallowed.
+    pub fn is_end(&self, from: PhyOffset, to: PhyOffset) -> bool {
+        let known = Gap::around(self.known(), from.get(), to.get()).is_some();
+        let ends = self.policy == FlushPolicy::Disk && !known && self.kind(from) == GapKind::Unflushed;
+        if ends {
+            tracing::warn!(%from, %to, "the commit log has a gap where it was not known to be on the disk when the broker ended: a power failure leaves this of writes that were under way. It ends there: under the policy disk nothing behind was acknowledged, unless the disk itself failed");
+        }
+        ends
+    }
+
+    /// What a gap means that nobody has met before.
+    fn kind(&self, from: PhyOffset) -> GapKind {
+        match self.positions {
+            Some(known) if !self.clean && from.get() >= known.flushed => GapKind::Unflushed,
+            _ => GapKind::Damaged, // what nobody vouches for may have been kept
+        }
     }
 
     /// Where the log ends, if the broker before has stopped cleanly.
@@ -78,17 +105,13 @@ impl<'a> Judge<'a> {
             tracing::info!(%from, %to, since = %Millis::new(gap.since), kind = ?gap.kind, "a gap of the commit log is passed over again");
             return Gap { from: from.get(), to: to.get(), ..gap };
         }
-        let flushed = self.positions.map(|known| PhyOffset::new(known.flushed));
-        let kind = match flushed {
-            Some(flushed) if !self.clean && from >= flushed => GapKind::Unflushed,
-            _ => GapKind::Damaged, // what nobody vouches for may have been kept
-        };
+        let kind = self.kind(from);
         match kind {
             GapKind::Damaged => {
                 tracing::error!(%from, %to, what, "the commit log is damaged; the records behind are kept, those within are lost");
             }
             GapKind::Unflushed => {
-                tracing::warn!(%from, %to, what, "the commit log has a gap where it was not known to be on the disk when the broker ended: a power failure leaves this of writes that were under way; the records behind are kept. Under the policy disk nothing that was acknowledged lay there, unless the disk itself failed; the policy memory promises nothing about power");
+                tracing::warn!(%from, %to, what, "the commit log has a gap where it was not known to be on the disk when the broker ended: a power failure leaves this of writes that were under way; the records behind are kept; the policy memory promises nothing about power");
             }
         }
         Gap { from: from.get(), to: to.get(), kind, since: self.now.get() }
@@ -122,7 +145,11 @@ mod tests {
     }
 
     fn met(positions: Option<&Positions>, clean: bool, from: u64) -> Gap {
-        Judge::new(positions, clean, NOW).meet(PhyOffset::new(from), PhyOffset::new(from + 50), "blank")
+        Judge::new(positions, clean, FlushPolicy::Memory, NOW).meet(
+            PhyOffset::new(from),
+            PhyOffset::new(from + 50),
+            "blank",
+        )
     }
 
     #[test]
@@ -150,7 +177,7 @@ mod tests {
     fn gaps_that_were_read_and_not_met_are_gone_and_their_number_is_bounded() {
         let positions =
             Positions { gaps: vec![gap(10, 20), gap(90, 110), gap(200, 210)], ..Positions::default() };
-        let judge = Judge::new(Some(&positions), false, NOW);
+        let judge = Judge::new(Some(&positions), false, FlushPolicy::Memory, NOW);
         let after = judge.after(PhyOffset::new(100), PhyOffset::new(500), &[gap(100, 110), gap(300, 310)]);
         assert_eq!(after, [gap(10, 20), gap(90, 110), gap(300, 310)]);
         assert_eq!(judge.after(PhyOffset::new(100), PhyOffset::new(15), &[]), []);

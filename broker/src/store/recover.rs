@@ -3,7 +3,7 @@
 //! Records are checked from the last checkpoint on (without one: from where the peer's files say, or
 //! from the first record). The first place that does not check out is the end, unless a whole record
 //! that names its own place follows within [`RESYNC_BYTES`]: then the bytes between are a gap, which is
-//! reported and passed over ([`gaps`](super::gaps)), and nothing behind it is lost. Behind the
+//! reported and passed over, unless a power failure must be taken for its cause ([`gaps`](super::gaps)). Behind the
 //! end everything is made zero, so that no remainder of an older write can come to life again.
 
 use std::io;
@@ -101,6 +101,9 @@ pub(super) fn run(
             Step::NextFile(_) | Step::End if clean_end == Some(at) => break,
             Step::NextFile(_) | Step::End => {
                 let Some(next) = beyond(segments, at, limit) else { break };
+                if judge.is_end(at, next) {
+                    break;
+                }
                 recovered.gaps.push(judge.meet(at, next, "it is blank"));
                 at = next;
             }
@@ -109,6 +112,9 @@ pub(super) fn run(
                     tracing::warn!(%at, what, "the log ends in an unfinished record; it is cut there");
                     break;
                 };
+                if judge.is_end(at, next) {
+                    break;
+                }
                 recovered.gaps.push(judge.meet(at, next, &what));
                 at = next;
             }
