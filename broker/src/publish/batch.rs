@@ -120,10 +120,11 @@ impl Publisher {
         self.store.check_room()?;
         let dedups = || new.iter().map(|one| one.dedup);
         let mut admission = dedups().any(|dedup| dedup.is_some()).then(|| self.store.dedup().admit());
-        if let Some(admission) = &admission
-            && dedups().flatten().any(|(key, seen)| admission.earlier(key) != seen)
-        {
-            return Ok(false);
+        if let Some(admission) = &admission {
+            admission.touch(dedups().flatten().map(|(key, _)| key));
+            if dedups().flatten().any(|(key, seen)| admission.earlier(key) != seen) {
+                return Ok(false);
+            }
         }
         let appended = self.store.append(&mut scratch.batch)?;
         for (one, placed) in new.iter().zip(scratch.batch.placed()) {

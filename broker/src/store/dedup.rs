@@ -107,6 +107,12 @@ pub struct Admission<'a> {
 }
 
 impl Admission<'_> {
+    /// Prepares for [`earlier`](Self::earlier) and [`stored`](Self::stored) of many ids.
+    pub fn touch(&self, keys: impl Iterator<Item = DedupKey> + Clone) {
+        self.window.current.touch(keys.clone());
+        self.window.previous.touch(keys);
+    }
+
     /// Where the same id was stored before.
     pub fn earlier(&self, key: DedupKey) -> Option<PhyOffset> {
         self.window.get(key)

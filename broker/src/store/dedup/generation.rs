@@ -14,7 +14,6 @@
 //! of the hash points; at most two thirds of them are taken.
 
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,7 +97,7 @@ impl Generation {
         self.ids = 0;
         for from in (0..self.len()).step_by(AT_ONCE) {
             let block = from..self.len().min(from + AT_ONCE);
-            self.touch(block.clone());
+            self.touch(block.clone().filter_map(|number| Some(self.entry(number)?.0)));
             for number in block {
                 if let Some((key, phy)) = self.entry(number)
                     && phy < end
@@ -109,12 +108,11 @@ impl Generation {
         }
     }
 
-    /// Brings the slots of these entries into the processor's cache: all loads are under way at once, while a search
+    /// Brings the slots of these ids into the processor's cache: all loads are under way at once, while a search
     /// would wait for each.
-    fn touch(&self, numbers: Range<usize>) {
+    pub(super) fn touch(&self, keys: impl Iterator<Item = DedupKey>) {
         let Some(mask) = self.slots.len().checked_sub(1) else { return };
-        let keys = numbers.filter_map(|number| self.entry(number));
-        let slots = keys.filter_map(|(key, _)| self.slots.get(first_slot(key, mask)));
+        let slots = keys.filter_map(|key| self.slots.get(first_slot(key, mask)));
         std::hint::black_box(slots.fold(0, |all, slot| all ^ slot));
     }
 
