@@ -21,7 +21,7 @@ use crate::groups::members::Members;
 use crate::groups::offsets::{Key, OffsetTable, Offsets};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
-use crate::remoting::{self, context::Services, pace::Alone};
+use crate::remoting::{self, context::Services, lanes::Lanes, pace::Alone};
 use crate::routes::Embedded;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::dedup::DedupOptions;
@@ -66,6 +66,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The system gives no threads for the connections.
+    #[error("cannot start the threads that serve connections: raise the limit of threads or processes")]
+    Threads(#[source] io::Error),
     /// Open transactions cannot be read back.
     #[error("cannot read the open transactions")]
     Transactions(#[from] transaction::StoreError),
@@ -79,6 +82,7 @@ pub struct Broker {
     address: SocketAddr,
     background: Shutdown,
     housekeeper: Housekeeper,
+    lanes: Lanes,
 }
 
 impl Broker {
@@ -91,13 +95,23 @@ impl Broker {
         let vip = vip_listener(bind, config.ports.broker, broker_address.port()).await?;
         let background = Shutdown::new();
         let services = Arc::new(open(config, broker_address, &background)?);
+        let lanes = Lanes::start().map_err(StartError::Threads)?;
         for listener in [Some(name), Some(broker), vip].into_iter().flatten() {
-            services.listeners.spawn("listener", remoting::listen(Arc::clone(&services), listener));
+            services
+                .listeners
+                .spawn("listener", remoting::listen(Arc::clone(&services), listener, lanes.seats()));
         }
         background.spawn("sweep", sweep(Arc::clone(&services), background.clone()));
         let housekeeper = Housekeeper::start(Arc::clone(&services.store))
             .map_err(|source| StartError::Config { path: services.config.store.dir.clone(), source })?;
-        Ok(Self { services, name_server: name_address, address: broker_address, background, housekeeper })
+        Ok(Self {
+            services,
+            name_server: name_address,
+            address: broker_address,
+            background,
+            housekeeper,
+            lanes,
+        })
     }
 
     /// Where the name service listens.
@@ -124,7 +138,8 @@ impl Broker {
                 tracing::warn!(left, "tasks did not end in time");
             }
         }
-        let Self { services, housekeeper, .. } = self;
+        let Self { services, housekeeper, lanes, .. } = self;
+        drop(lanes);
         let closed = tokio::task::spawn_blocking(move || {
             housekeeper.stop();
             services.store.close()

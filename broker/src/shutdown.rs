@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,10 +48,19 @@ impl Shutdown {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(async move {
+        self.spawn_on(&Handle::current(), name, future)
+    }
+
+    /// The same on another runtime than this one.
+    pub fn spawn_on<F>(&self, runtime: &Handle, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = async move {
             let _alarm = PanicAlarm { name };
             future.await;
-        })
+        };
+        self.tracker.spawn_on(task, runtime)
     }
 
     /// Tells the group and its children to stop; returns at once.

@@ -11,6 +11,7 @@ mod dispatch;
 #[cfg(test)]
 mod edge_tests;
 mod group;
+pub mod lanes;
 mod lock;
 mod member;
 mod offset;
@@ -27,7 +28,7 @@ mod transaction;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gantry_proto::remoting::codes::Language;
@@ -36,16 +37,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 use connection::{Closed, Connection};
 use context::{Caller, Services};
+use lanes::Seats;
 
 use crate::groups::members::Peer;
 use crate::routes::Registry as _;
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
-/// Accepts connections until the broker stops.
-pub async fn listen(services: Arc<Services>, listener: TcpListener) {
+/// Accepts connections until the broker stops, and gives each its seat.
+pub async fn listen(services: Arc<Services>, listener: TcpListener, seats: Seats) {
     let stop = services.listeners.token().clone();
-    let open = Arc::new(AtomicUsize::new(0));
     let limit = services.config.limits.connections;
     loop {
         let accepted = tokio::select! {
@@ -61,26 +62,33 @@ pub async fn listen(services: Arc<Services>, listener: TcpListener) {
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= limit {
-            open.fetch_sub(1, Ordering::Relaxed);
+        if seats.taken() >= limit {
             tracing::warn!(%remote, limit, "a connection was refused: as many are open as limits.connections allows");
             continue;
         }
-        let (services, open) = (Arc::clone(&services), Arc::clone(&open));
+        // The event loop that it belongs to is that of its lane, not of this task.
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(%remote, %error, "a connection cannot be handed to its lane");
+                continue;
+            }
+        };
         let connections = services.connections.clone();
-        connections.spawn("connection", async move {
+        let services = Arc::clone(&services);
+        seats.spawn(&connections, "connection", async move {
             services.metrics.connections.up();
             serve(Arc::clone(&services), stream, remote).await;
             services.metrics.connections.down();
-            open.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-async fn serve(services: Arc<Services>, stream: TcpStream, remote: SocketAddr) {
+async fn serve(services: Arc<Services>, stream: std::net::TcpStream, remote: SocketAddr) {
     // Answers are written whole; waiting for more to fill a packet would only delay them.
-    match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
-        Ok(local) => serve_stream(services, stream, remote, local).await,
+    let ready = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+    match ready.and_then(|local| Ok((TcpStream::from_std(stream)?, local))) {
+        Ok((stream, local)) => serve_stream(services, stream, remote, local).await,
         Err(error) => tracing::info!(%remote, %error, "a connection was gone before it was served"),
     }
 }
