@@ -93,6 +93,7 @@ impl Client {
         let (lost, losses) = mpsc::channel(64);
         let wiring = Wiring {
             serialize: options.serialize,
+            busy_wait: options.busy_wait,
             connect_timeout: options.connect_timeout,
             inbox,
             stop: stop.clone(),

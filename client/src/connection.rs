@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use answer::{Answer, AnyAnswer, PullAnswer, SendAnswer};
 use answer::{pull_answer, send_answer};
-use spin::{SPIN_MAX, Spin};
+use spin::Spin;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -123,6 +123,7 @@ impl Connection {
         address: Arc<str>,
         (read, write): (R, W),
         serialize: Serialize,
+        busy_wait: Duration,
         inbox: mpsc::Sender<FromServer>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<R, W>)
@@ -152,7 +153,7 @@ impl Connection {
         let run = async move {
             let shared = &ours.0;
             // Both halves must make progress on their own: a server that does not read until we do would stall us.
-            let writer = tokio::spawn(write_loop(write, Arc::clone(shared)));
+            let writer = tokio::spawn(write_loop(write, Arc::clone(shared), busy_wait));
             let reason = tokio::select! {
                 () = shared.stop.cancelled() => "the client closed it".to_owned(),
                 reason = read_loop(read, &ours, &inbox) => reason,
@@ -455,7 +456,7 @@ impl<A> Drop for Reply<A> {
     }
 }
 
-async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
+async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>, busy_wait: Duration) {
     let mut batch = Vec::new();
     let mut spin = Spin::default();
     loop {
@@ -472,7 +473,7 @@ async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
             shared.wake.notified().await;
             continue;
         }
-        let spins = spin.begins(waiting);
+        let spins = !busy_wait.is_zero() && spin.begins(waiting);
         if let Err(error) = write.write_all(&batch).await {
             shared.close(&format!("writing failed: {error}"));
             shared.stop.cancel();
@@ -481,19 +482,20 @@ async fn write_loop<W: AsyncWrite + Unpin>(mut write: W, shared: Arc<Shared>) {
         batch.clear();
         batch.shrink_to(BUFFER_BYTES);
         if spins {
-            spin.ended(look_for_answer(&shared).await);
+            spin.ended(look_for_answer(&shared, busy_wait).await);
         }
     }
     let _ = write.shutdown().await; // the connection is over either way
 }
 
-/// Stays awake until there is an answer or something else to write, or [`SPIN_MAX`] is over; whether there was.
-async fn look_for_answer(shared: &Shared) -> bool {
+/// Stays awake until there is an answer or something else to write, or the time is over; whether there was.
+async fn look_for_answer(shared: &Shared, longest: Duration) -> bool {
     let before = shared.events.load(Ordering::Relaxed);
     let began = Instant::now();
-    while began.elapsed() < SPIN_MAX {
-        // The runtime looks for what arrives, and others have their turns.
+    while began.elapsed() < longest {
+        // The runtime looks for what arrives, and others have their turns; on this core the one who answers may be.
         tokio::task::yield_now().await;
+        std::thread::yield_now();
         if shared.events.load(Ordering::Relaxed) != before || shared.closed.load(Ordering::Relaxed) {
             return true;
         }

@@ -19,6 +19,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Wiring {
     pub serialize: Serialize,
+    pub busy_wait: Duration,
     pub connect_timeout: Duration,
     pub inbox: mpsc::Sender<FromServer>,
     pub stop: CancellationToken,
@@ -119,6 +120,7 @@ impl Link {
             Arc::clone(&self.address),
             stream.into_split(),
             wiring.serialize,
+            wiring.busy_wait,
             wiring.inbox.clone(),
             wiring.stop.child_token(),
         );

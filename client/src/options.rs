@@ -27,6 +27,7 @@ pub struct ClientOptions {
     pub(crate) heartbeat_interval: Duration,
     pub(crate) route_interval: Duration,
     pub(crate) serialize: Serialize,
+    pub(crate) busy_wait: Duration,
 }
 
 impl ClientOptions {
@@ -40,6 +41,7 @@ impl ClientOptions {
             heartbeat_interval: Duration::from_secs(30),
             route_interval: Duration::from_secs(30),
             serialize: Serialize::RocketMq,
+            busy_wait: Duration::from_micros(50),
         }
     }
 
@@ -82,6 +84,18 @@ impl ClientOptions {
     #[must_use]
     pub const fn serialize(mut self, form: Serialize) -> Self {
         self.serialize = form;
+        self
+    }
+
+    /// How long a connection may stay awake for an answer instead of falling asleep; 50 µs by default, zero for never.
+    ///
+    /// It does so only where most answers come in that time, so that it is no loss where they come at once: a broker
+    /// under the policy `memory` answers in less. One under `disk` takes as long as a flush, 100 µs and more on a fast
+    /// disk: with 200 µs here, who sends one message after the other has each answer earlier by the time that waking up
+    /// takes, and pays with a core that is busy meanwhile.
+    #[must_use]
+    pub const fn busy_wait(mut self, longest: Duration) -> Self {
+        self.busy_wait = longest;
         self
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes of answers that may wait on all connections before each has to do with little.
 const BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that a connection may have waiting while the budget is spent; an answer may exceed them.
-const SHARE_BYTES: usize = 64 * 1024;
+const SHARE_BYTES: usize = 16 * 1024;
 
 /// Bytes that the buffers of one kind may keep while they are empty, on all connections.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;

@@ -45,8 +45,8 @@ const REST: Duration = Duration::from_secs(2);
 /// Requests that are handled before they are stored and answered, though more were read. A client that has many in
 /// flight then has answers, and the disk something to do, while the others are handled.
 const FRAMES_AT_ONCE: usize = 32;
-/// Bytes of requests after which the same is done.
-const BYTES_AT_ONCE: usize = 16 * 1024;
+/// Bytes of requests, or of answers, after which the same is done.
+const BYTES_AT_ONCE: usize = 32 * 1024;
 /// Requests of one connection that may run beside it.
 const BESIDE_MAX: usize = 1024;
 /// Bytes that may wait to be written to the log before this connection reads on.
@@ -327,7 +327,7 @@ impl Connection {
             }
             let rest = input.get(taken..).unwrap_or_default();
             let Some(frame) = Frame::cut(rest, limit)? else { break Frame::missing(rest, limit)? };
-            if frames >= FRAMES_AT_ONCE || taken >= BYTES_AT_ONCE {
+            if frames >= FRAMES_AT_ONCE || taken >= BYTES_AT_ONCE || self.out.len() >= BYTES_AT_ONCE {
                 self.more_frames = true;
                 break 0;
             }
@@ -525,6 +525,7 @@ async fn look_for(time: Duration) {
             return;
         }
         tokio::task::yield_now().await;
+        std::thread::yield_now(); // who asks may be on this core
     }
 }
 

@@ -1,15 +1,11 @@
 //! Whether to stay awake for an answer.
 //!
 //! Where a server answers in less time than it takes a thread to fall asleep and wake up again, sleeping is most of
-//! what a request takes. So after a write that leaves few requests in flight, the connection looks for their answers
-//! for a moment, as long as most of them come in that moment. One that is idle, or waits longer, never does.
+//! what a request takes. So after a write the connection looks for answers for a moment, as long as most of them come in
+//! that moment. One that is idle, or waits longer, never does.
 
-use std::time::Duration;
-
-/// How long it looks at the most.
-pub(super) const SPIN_MAX: Duration = Duration::from_micros(50);
-/// Requests in flight at the most.
-const FEW: usize = 2;
+/// Requests in flight at the most. With more of them it is busy anyway.
+const IN_FLIGHT_MAX: usize = 64;
 /// What an answer that came in time is worth, up to [`SCORE_MAX`]; one that did not costs [`MISS`].
 const SCORE_MAX: u32 = 32;
 const MISS: u32 = 8;
@@ -34,7 +30,7 @@ impl Default for Spin {
 impl Spin {
     /// Whether to look for answers behind a write after which so many requests wait.
     pub(super) fn begins(&mut self, waiting: usize) -> bool {
-        if waiting == 0 || waiting > FEW {
+        if waiting == 0 || waiting > IN_FLIGHT_MAX {
             return false;
         }
         if self.score == 0 {
@@ -80,6 +76,6 @@ mod tests {
             }
             assert!(expected.contains(&looked), "{hits_of_100} of 100 in time: looked {looked} times");
         }
-        assert!((0..1000).all(|_| !Spin::default().begins(FEW + 1)), "many in flight");
+        assert!((0..1000).all(|_| !Spin::default().begins(IN_FLIGHT_MAX + 1)), "many in flight");
     }
 }

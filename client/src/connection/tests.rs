@@ -35,6 +35,7 @@ fn pair() -> (Connection, Peer, mpsc::Receiver<FromServer>) {
         "peer".into(),
         tokio::io::split(ours),
         Serialize::RocketMq,
+        Duration::from_micros(50),
         inbox,
         CancellationToken::new(),
     );

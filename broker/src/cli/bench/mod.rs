@@ -62,6 +62,9 @@ struct Common {
     /// Requests in flight at once, of all threads together.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
+    /// Microseconds for which a connection may stay awake for an answer, where most come in that time.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50)]
+    busy_wait: u16,
     /// Messages at the start that are not measured.
     #[arg(long, value_name = "N", default_value_t = 0)]
     warmup: u64,
@@ -127,7 +130,9 @@ impl Common {
         mut give: impl AsyncFnMut(&Client) -> Result<W, Failure>,
     ) -> Result<Vec<Worker<W>>, Failure> {
         let threads = u32::from(self.threads).min(self.in_flight);
-        let options = ClientOptions::new(&*self.target.name_server).timeout(REQUEST_TIMEOUT);
+        let options = ClientOptions::new(&*self.target.name_server)
+            .timeout(REQUEST_TIMEOUT)
+            .busy_wait(Duration::from_micros(self.busy_wait.into()));
         let connections = self.connections.unwrap_or(threads);
         (0..threads)
             .map(|number| {
