@@ -85,6 +85,8 @@ pub struct Load {
     pub in_flight: u32,
     /// Connections, used in turn.
     pub connections: u32,
+    /// Microseconds for which a connection may stay awake for an answer, where the client can be told.
+    pub busy_wait: Option<u16>,
     /// Messages a second on a fixed timetable. Latency then counts from the time at which a message was due, so
     /// that a pause is charged for all that had to wait. Without it: a request follows as soon as one is done.
     pub rate: Option<u32>,
@@ -107,6 +109,7 @@ impl Load {
             batch: 1,
             in_flight: 64,
             connections: 1,
+            busy_wait: None,
             rate: None,
             warmup: 0,
             extent: Extent::Millis(4000),

@@ -86,6 +86,9 @@ fn arguments(load: &Load) -> Vec<String> {
         Extent::Messages(messages) => add("--messages", &messages),
         Extent::Millis(millis) => add("--duration", &format!("{millis}ms")),
     }
+    if let Some(micros) = load.busy_wait {
+        add("--busy-wait", &micros);
+    }
     if let Some(rate) = load.rate {
         add("--rate", &format!("{rate}/s"));
     }

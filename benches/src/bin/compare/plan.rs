@@ -13,6 +13,11 @@ pub const DRAINED: &str = "drain";
 /// Messages of a batch, and of a pull: Apache's brokers give at most so many.
 pub const BATCH: u32 = 32;
 
+/// One request after the other by a client that stays awake for as long as a flush takes; under `memory` it always
+/// does. Clients that cannot be told do as they always do.
+pub const AWAKE: &str = "send, 1 in flight, awake for 200 µs";
+const AWAKE_MICROS: u16 = 200;
+
 /// What Apache RocketMQ's own benchmark classes do, with 64 threads.
 const OFFICIAL: [(&str, What, u32); 4] = [
     ("send", What::Produce, 1),
@@ -166,6 +171,7 @@ pub fn shapes(options: &Options, policy: Policy) -> Vec<Shape> {
     let everywhere = options.set != Set::Default || !options.policy.is_empty();
     let mut shapes = all(&scale);
     shapes.retain(|shape| options.wants(shape.part) && (everywhere || is_measured(shape, policy)));
+    shapes.retain(|shape| policy == Policy::Disk || shape.load.busy_wait.is_none());
     for shape in &mut shapes {
         let aimed_at = is_aimed_at(shape, policy, &scale);
         shape.rounds = if aimed_at { scale.rounds } else { scale.more_rounds };
@@ -215,7 +221,9 @@ pub fn all(scale: &Scale) -> Vec<Shape> {
     let count = |count: u32| thousands(u64::from(count));
     add(Part::Send, "send, 64 in flight".to_owned(), produce("send"));
     let single = Load { in_flight: 1, warmup: quick(2_000), ..produce("single") };
-    add(Part::Single, "send, 1 in flight".to_owned(), single);
+    add(Part::Single, "send, 1 in flight".to_owned(), single.clone());
+    let awake = Load { busy_wait: Some(AWAKE_MICROS), ..single };
+    add(Part::Single, AWAKE.to_owned(), awake);
     let rate = Load {
         rate: Some(scale.rate),
         in_flight: 256,
@@ -328,8 +336,8 @@ mod tests {
             .collect();
         assert_eq!(rounds, [1, 3, 1, 3]);
         let full = Options::parse_from(["compare", "--set", "full", "--rounds", "2", "--seconds", "3"]);
-        // The default set leaves out two of Apache's benchmark classes.
-        assert_eq!(names(&full, Policy::Disk).len(), memory.len() + 2);
+        // The default set leaves out two of Apache's benchmark classes; a flush is worth staying awake for.
+        assert_eq!(names(&full, Policy::Disk).len(), memory.len() + 3);
         assert!(shapes(&full, Policy::Disk).iter().all(|shape| shape.rounds == 2));
         assert_eq!(full.scale().millis, 3000);
         let some = Options::parse_from(["compare", "--only", "queues", "--policy", "disk"]);

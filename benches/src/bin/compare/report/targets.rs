@@ -6,7 +6,7 @@ use super::table::{Table, short};
 use super::{CPU, P50, P99, Report, THROUGHPUT, rate};
 use crate::alone::names;
 use crate::limits::FDATASYNC;
-use crate::plan::queues_name;
+use crate::plan::{AWAKE, queues_name};
 
 /// "Level with": this much more at most.
 const LEVEL: f64 = 1.1;
@@ -134,6 +134,7 @@ impl Report {
         let shown = |values: [Option<f64>; 4]| values.map(|value| value.map_or_else(none, rate));
         let many = rates(SEND, disk);
         let one = rates(SINGLE, disk);
+        let awake = rates(AWAKE, disk);
         let bare = self.limits.iter().find(|limit| limit.name == FDATASYNC).map(super::Limit::value);
         let latency = |kind| {
             let at = |column| self.median(SINGLE, memory, column, kind);
@@ -157,6 +158,12 @@ impl Report {
                 limit: format!("≥ 80 % of 4 KiB writes with fdatasync ({})", bare.map_or_else(none, rate)),
                 verdict: both(one[0], bare).map(|(gantry, bare)| gantry >= 0.8 * bare),
                 values: shown(one),
+            },
+            Target {
+                name: "the same, Gantry's client awake for 200 µs",
+                limit: "the same".to_owned(),
+                verdict: both(awake[0], bare).map(|(gantry, bare)| gantry >= 0.8 * bare),
+                values: shown(awake),
             },
             Target {
                 name: "latency, memory, 1 in flight, p50 / p99 µs",
