@@ -26,7 +26,7 @@ pub struct Apache {
     input: Option<ChildStdin>,
     name_server: String,
     store: PathBuf,
-    /// Its standard error, and the store unless the caller keeps it.
+    /// Its standard error and temporary files, and the store unless the caller keeps it.
     dir: TempDir,
 }
 
@@ -65,10 +65,13 @@ impl Apache {
         let target = java::apache(version)?;
         let ports = ports::free().map_err(|error| error.to_string())?;
         let log = File::create(dir.path().join("log")).map_err(|error| error.to_string())?;
+        let temporary =
+            java::temporary_files_in(&dir.path().join("tmp")).map_err(|error| error.to_string())?;
         let mut command = Command::new("java");
         command
             .current_dir(target)
             .args(jvm)
+            .arg(temporary)
             .args(["--add-opens", "java.base/java.nio=ALL-UNNAMED"])
             .args(["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"])
             .args(["--add-exports", "java.base/jdk.internal.ref=ALL-UNNAMED"])

@@ -81,7 +81,7 @@ impl Server for Running {
     }
 
     fn generator(&self, load: &Load) -> Result<Command, Failure> {
-        rocketmq::generator(self.process.name_server(), self.process.pid(), load)
+        rocketmq::generator(self.process.name_server(), self.process.pid(), self.store(), load)
     }
 
     fn first_send(&self) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gantry_tests::java::newest_source;
+use gantry_tests::java::{newest_source, temporary_files_in};
 
 use crate::failure::Failure;
 use crate::load::Load;
@@ -64,13 +64,16 @@ impl Driver {
         Ok(())
     }
 
-    /// A program of a Java driver, in a JVM with these flags.
-    pub fn java(self, flags: &[&str], main: &str) -> Command {
+    /// A program of a Java driver, in a JVM with these flags. Its temporary files lie beside `store`, and go with the
+    /// directory that both are in.
+    pub fn java(self, store: &Path, flags: &[&str], main: &str) -> Result<Command, Failure> {
         let target = self.dir().join("target");
+        let temporary = temporary_files_in(&store.with_extension("tmp"));
+        let temporary = temporary.map_err(Failure::system("making a directory for temporary files"))?;
         let mut command = Command::new("java");
-        command.args(flags).arg("-cp");
+        command.args(flags).arg(temporary).arg("-cp");
         command.arg(format!("{0}/classes:{0}/lib/*", target.display())).arg(main);
-        command
+        Ok(command)
     }
 }
 
@@ -123,6 +126,15 @@ fn finished(command: &mut Command) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn temporary_files_of_a_program_go_with_its_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = Driver::Kafka.java(&dir.path().join("store"), &[], "Main").unwrap();
+        let temporary = dir.path().join("store.tmp");
+        let flag = format!("-Djava.io.tmpdir={}", temporary.display());
+        assert!(temporary.is_dir() && command.get_args().any(|word| word == flag.as_str()), "{command:?}");
+    }
 
     #[test]
     fn what_is_missing_or_fails_is_named() {

@@ -71,7 +71,7 @@ impl Server for Running {
     }
 
     fn generator(&self, load: &Load) -> Result<Command, Failure> {
-        rocketmq::generator(&self.name_server(), self.process.pid(), load)
+        rocketmq::generator(&self.name_server(), self.process.pid(), self.store(), load)
     }
 
     fn first_send(&self) -> Result<(), Failure> {

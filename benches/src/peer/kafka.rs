@@ -100,9 +100,10 @@ fn format() -> Result<(), Failure> {
         return Ok(());
     }
     let settings = store.with_extension("properties");
-    let io = Failure::system("preparing a store of Kafka");
-    fs::write(&settings, properties(&store, Store::New, 9092, 9093, Policy::Memory)).map_err(io)?;
-    let mut command = Driver::Kafka.java(&[], "kafka.tools.StorageTool");
+    let text = properties(&store, Store::New, 9092, 9093, Policy::Memory);
+    let scratch = fs::write(&settings, text).and_then(|()| tempfile::tempdir());
+    let scratch = scratch.map_err(Failure::system("preparing a store of Kafka"))?;
+    let mut command = Driver::Kafka.java(&scratch.path().join("store"), &[], "kafka.tools.StorageTool")?;
     command.args(["format", "-t", CLUSTER, "-c"]).arg(settings).stdin(Stdio::null());
     let output = command.output().map_err(Failure::system("starting Kafka's storage tool"))?;
     if output.status.success() {
@@ -146,7 +147,8 @@ impl Peer for Kafka {
         let text = properties(store, state, ports.broker, ports.name, policy);
         fs::write(&settings, text).map_err(Failure::system("writing server.properties"))?;
         let flags: Vec<_> = JVM.iter().chain(&LOG).copied().collect();
-        let process = Daemon::start(Driver::Kafka.java(&flags, "kafka.Kafka").arg(settings), READY)?;
+        let mut server = Driver::Kafka.java(store, &flags, "kafka.Kafka")?;
+        let process = Daemon::start(server.arg(settings), READY)?;
         Ok(Box::new(Running {
             process,
             address: format!("127.0.0.1:{}", ports.broker),
@@ -157,10 +159,10 @@ impl Peer for Kafka {
 }
 
 impl Running {
-    fn driver(&self, command: &str) -> Command {
-        let mut driver = Driver::Kafka.java(&CLIENT_JVM, "gantry.kafka.Driver");
+    fn driver(&self, command: &str) -> Result<Command, Failure> {
+        let mut driver = Driver::Kafka.java(&self.store, &CLIENT_JVM, "gantry.kafka.Driver")?;
         driver.args([command, &self.address]);
-        driver
+        Ok(driver)
     }
 }
 
@@ -182,7 +184,7 @@ impl Server for Running {
         if topics.contains(topic) {
             return Ok(());
         }
-        let mut driver = self.driver("topic");
+        let mut driver = self.driver("topic")?;
         let status = driver.args([topic, &queues.to_string()]).stdin(Stdio::null()).status();
         if !status.map_err(Failure::system("creating a topic"))?.success() {
             return Err(Failure::Peer(format!("Kafka did not create topic {topic}, see above")));
@@ -192,7 +194,7 @@ impl Server for Running {
     }
 
     fn generator(&self, load: &Load) -> Result<Command, Failure> {
-        let mut driver = self.driver("load");
+        let mut driver = self.driver("load")?;
         driver.arg(driver::document(load)?);
         if load.batch > 1 {
             // The client's own default, which makes its batches; single messages do not wait for company.
@@ -202,9 +204,11 @@ impl Server for Running {
     }
 
     fn waiting_consumer(&self, topic: &str) -> Option<Result<RunningLoad, Failure>> {
-        let mut driver = self.driver("wait");
-        driver.arg(topic);
-        Some(RunningLoad::start(driver, self.pids()))
+        let waiting = self.driver("wait").and_then(|mut driver| {
+            driver.arg(topic);
+            RunningLoad::start(driver, self.pids())
+        });
+        Some(waiting)
     }
 }
 

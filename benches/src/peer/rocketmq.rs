@@ -1,5 +1,6 @@
 //! What Gantry and Apache RocketMQ have in common: the protocol, and with it the load generator.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -33,14 +34,14 @@ pub fn can(load: &Load) -> bool {
         })
 }
 
-/// The load generator that a load asks for.
-pub fn generator(name_server: &str, pid: u32, load: &Load) -> Result<Command, Failure> {
+/// The load generator that a load asks for, of a broker on `store`.
+pub fn generator(name_server: &str, pid: u32, store: &Path, load: &Load) -> Result<Command, Failure> {
     match load.client {
         LoadClient::Best => Ok(bench(name_server, pid, load)),
         LoadClient::OfficialJava => {
             // The official client writes its log into the home directory.
             let home = format!("-Duser.home={}", Driver::RocketMq.dir().join("target").display());
-            let mut command = Driver::RocketMq.java(&["-Xmx1g", &home], "gantry.rocketmq.Official");
+            let mut command = Driver::RocketMq.java(store, &["-Xmx1g", &home], "gantry.rocketmq.Official")?;
             command.args([name_server, &driver::document(load)?]);
             Ok(command)
         }
