@@ -2,7 +2,7 @@
 //!
 //! [`Store::open`] takes the directory's lock, recovers and starts the flusher. [`Store::append`]
 //! stages records, [`Store::drive`] gets them written and dispatched, [`Store::settled`] waits until
-//! the flush policy's promise holds for them. The directory is drawn in [`layout`].
+//! the flush policy's promise holds for them. What opening takes is in `open`. The directory is drawn in [`layout`].
 
 pub mod append;
 pub mod checkpoint;
@@ -14,6 +14,7 @@ pub mod gaps;
 pub mod index;
 pub mod inspect;
 pub mod layout;
+mod open;
 pub mod projection;
 pub mod queue;
 pub mod queues;
@@ -26,7 +27,7 @@ pub mod watermark;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -34,6 +35,7 @@ use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 
 pub use append::{AppendError, Appended, Batch, Placed};
+pub use open::{OpenError, StoreOptions};
 pub use projection::{ApplyError, Dispatched, Projection, Save};
 pub use queue::{Queue, QueueEntry};
 pub use read::{LogRuns, LogSlice, Messages, ReadError};
@@ -42,25 +44,22 @@ pub use watermark::Poisoned;
 
 use crate::clock::Clock;
 use crate::sync::Mutex;
-use crate::sync::thread::{self, JoinHandle};
-use append::{Log, LogLimits};
-use checkpoint::{CheckpointError, PeerCheckpoint, Positions};
-use dedup::{DedupOptions, DedupWindow};
+use crate::sync::thread::JoinHandle;
+use append::Log;
+use checkpoint::{PeerCheckpoint, Positions};
+use dedup::DedupWindow;
 use disk::{DirLock, Disk};
-use dispatch::{DelayLevels, Dispatcher, Folds};
+use dispatch::{Dispatcher, Folds};
 use flush::FlushSignal;
-use gaps::{Gap, Judge};
-use index::{IndexOptions, KeyIndex};
+use gaps::Gap;
+use index::KeyIndex;
 use layout::Layout;
 use queues::Queues;
 use retain::{Hold, Holds, Retention};
-use segments::{Segments, SegmentsError};
 
 /// A checkpoint is due when the log has grown so much since the last one: recovery reads no more than about
 /// this, and what waits for a checkpoint in memory stays small.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
-/// Under the policy `disk` blocks of the log are written with zeroes in steps of this many bytes.
-const PREPARE_STEP: u64 = 256 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,71 +68,6 @@ pub enum FlushPolicy {
     Memory,
     /// A power loss: the bytes are on the disk.
     Disk,
-}
-
-/// How a store is opened.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// What an acknowledged append survives.
-    pub policy: FlushPolicy,
-    /// Length of a log file in bytes. Fixed for the life of the store.
-    pub segment_bytes: u64,
-    /// Length of a consume queue file in bytes. Fixed for the life of the store.
-    pub queue_file_bytes: u64,
-    /// The most bytes that may wait to be written before appends are refused.
-    pub staged_bytes_max: u64,
-    /// Disk blocks are reserved in steps of this many bytes.
-    pub allocate_step: u64,
-    /// Bytes of the disk that appends leave free, for recovery and metadata.
-    pub reserve_bytes: u64,
-    /// Delay of each level in milliseconds.
-    pub delay_levels: DelayLevels,
-    /// Sizes of the key index.
-    pub index: IndexOptions,
-    /// Bounds of the dedup window.
-    pub dedup: DedupOptions,
-    /// When old messages go.
-    pub retention: Retention,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            policy: FlushPolicy::Disk,
-            segment_bytes: 1024 * 1024 * 1024,
-            queue_file_bytes: 300_000 * queue::ENTRY_BYTES,
-            staged_bytes_max: 32 * 1024 * 1024,
-            allocate_step: 16 * 1024 * 1024,
-            reserve_bytes: 64 * 1024 * 1024,
-            delay_levels: Arc::from([]),
-            index: IndexOptions::default(),
-            dedup: DedupOptions::default(),
-            retention: Retention::default(),
-        }
-    }
-}
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("the store {0} is in use by another process: stop that one, or choose another --store")]
-    Locked(PathBuf),
-    /// A newer program wrote it, or its checkpoint cannot be read.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The log's files are not what they must be.
-    #[error(transparent)]
-    Segments(#[from] SegmentsError),
-    /// Reading or writing the directory failed.
-    #[error("cannot use {path} as a store: check that it exists, may be written and has free space")]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// An open store. Dropping it without [`close`](Self::close) leaves the abort marker, as a crash would.
@@ -162,112 +96,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it when there is none, and brings `projections` up to its end.
-    pub fn open(
-        dir: &Path,
-        options: &StoreOptions,
-        disk: Arc<dyn Disk>,
-        clock: Arc<dyn Clock>,
-        projections: Vec<Box<dyn Projection>>,
-    ) -> Result<Self, OpenError> {
-        let layout = Layout::new(dir);
-        let io = |source| OpenError::Io { path: dir.to_path_buf(), source };
-        let lock = DirLock::take(&layout.lock()).map_err(io)?.ok_or_else(|| OpenError::Locked(dir.into()))?;
-        let positions = checkpoint::load(&layout)?;
-        let clean = !layout.abort().exists();
-        let known =
-            positions.as_ref().is_some_and(|known| known.segment_bytes == Some(options.segment_bytes));
-        let segments = Segments::open(Arc::clone(&disk), layout.commit_log(), options.segment_bytes, known)?;
-        let folds = open_folds(&disk, &layout, options).map_err(io)?;
-        let positions = match positions {
-            None => begin_store(disk.as_ref(), &layout, &segments, &folds).map_err(io)?,
-            known => known,
-        };
-        if clean {
-            // After a crash it is there still.
-            disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
-        }
-
-        let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
-        let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;
-        let from = if whole { from } else { segments.min() };
-        give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
-        let dispatcher = Dispatcher::new(folds.clone(), projections, from);
-        let judge = Judge::new(positions.as_ref(), clean, options.policy, clock.now());
-        let recovered = recover::run(&segments, &folds, &dispatcher, from, &judge).map_err(io)?;
-        let gaps = judge.after(from, recovered.end, &recovered.gaps);
-        let recovered = Recovered { clean, ..recovered };
-        report_lost(&recovered, positions.as_ref());
-
-        let limits = LogLimits {
-            staged_bytes_max: options.staged_bytes_max,
-            allocate_step: options.allocate_step,
-            prepare_step: match options.policy {
-                FlushPolicy::Disk => PREPARE_STEP,
-                FlushPolicy::Memory => 0,
-            },
-            reserve_bytes: options.reserve_bytes,
-            refuse_ratio: options.retention.disk_refuse_ratio,
-        };
-        let flushed = recovered.from.min(recovered.end);
-        let log = Log::new(Arc::clone(&disk), dir.to_path_buf(), segments, limits, flushed, recovered.end);
-        let store = Self {
-            layout,
-            disk,
-            clock,
-            policy: options.policy,
-            log: Arc::new(log),
-            folds,
-            holds: Holds::default(),
-            retention: options.retention,
-            dispatcher: Arc::new(dispatcher),
-            signal: Arc::default(),
-            flusher: Mutex::new(None),
-            saved: Mutex::new(None),
-            checkpointing: Mutex::new(()),
-            closed: AtomicBool::new(false),
-            recovered,
-            gaps,
-            _lock: lock,
-        };
-        store.settle_names().map_err(io)?;
-        match options.policy {
-            // What was found is answered for from now on: a resend finds it and is acknowledged.
-            FlushPolicy::Disk => drop(store.log.flush().map_err(|failure| io(stopped(&failure)))?),
-            FlushPolicy::Memory => store.signal.request(),
-        }
-        store.start_flusher().map_err(io)?;
-        Ok(store)
-    }
-
-    /// Makes durable what the directories hold that cannot be built again. A process that was killed between
-    /// making a file and syncing its directory has left a name that only memory has; it looks like any other.
-    fn settle_names(&self) -> io::Result<()> {
-        let layout = &self.layout;
-        match layout.root().parent().filter(|above| !above.as_os_str().is_empty()) {
-            // A directory of somebody else, that one may pass through but not list.
-            Some(above) => self.disk.sync_names(above).or_else(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => Ok(()),
-                _ => Err(error),
-            })?,
-            None => self.disk.sync_names(Path::new("."))?,
-        }
-        for dir in [layout.root().to_path_buf(), layout.commit_log(), layout.config(), layout.dedup()] {
-            self.disk.sync_names(&dir)?;
-        }
-        Ok(())
-    }
-
-    fn start_flusher(&self) -> io::Result<()> {
-        let (policy, log, dispatcher, signal) =
-            (self.policy, Arc::clone(&self.log), Arc::clone(&self.dispatcher), Arc::clone(&self.signal));
-        let thread = thread::Builder::new()
-            .name("flush".to_owned())
-            .spawn(move || flush::run(policy, &log, &dispatcher, &signal))?;
-        *self.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(())
-    }
-
     /// The store directory.
     pub fn dir(&self) -> &Path {
         self.layout.root()
@@ -543,98 +371,8 @@ impl Drop for Store {
     }
 }
 
-fn open_folds(disk: &Arc<dyn Disk>, layout: &Layout, options: &StoreOptions) -> io::Result<Folds> {
-    let queues = Queues::open(Arc::clone(disk), layout.root(), options.queue_file_bytes)?;
-    let index = KeyIndex::open(Arc::clone(disk), layout.index(), options.index)?;
-    let dedup = DedupWindow::open(Arc::clone(disk), layout.dedup(), options.dedup)?;
-    Ok(Folds {
-        queues: Arc::new(queues),
-        index: Arc::new(index),
-        dedup: Arc::new(dedup),
-        delay_levels: Arc::clone(&options.delay_levels),
-    })
-}
-
 fn stopped(failure: &Poisoned) -> io::Error {
     io::Error::other(failure.to_string())
-}
-
-/// The first checkpoint of a store that has nothing yet: from now on it is known what was never on the disk.
-fn begin_store(
-    disk: &dyn Disk,
-    layout: &Layout,
-    segments: &Segments,
-    folds: &Folds,
-) -> io::Result<Option<Positions>> {
-    if !segments.all().is_empty() || !folds.queues.topics().is_empty() {
-        return Ok(None);
-    }
-    let positions = Positions::of_new(segments.segment_bytes());
-    checkpoint::save_positions(disk, layout, &positions)?;
-    Ok(Some(positions))
-}
-
-/// Where recovery must start so that every projection gets what it lacks.
-fn replay_from(
-    layout: &Layout,
-    segments: &Segments,
-    folds: &Folds,
-    positions: Option<&Positions>,
-    projections: &[Box<dyn Projection>],
-    clean: bool,
-) -> PhyOffset {
-    let from = match positions {
-        // Projections at zero rely on the checkpoint; the others keep a position of their own.
-        // Without any queue files there is nothing that the checkpoint could speak of.
-        Some(_) if folds.queues.topics().is_empty() => PhyOffset::ZERO,
-        Some(positions) => positions.start(&["queues"]),
-        None => recover::start_of_peer(layout, segments, &folds.queues, clean),
-    };
-    let own =
-        projections.iter().map(|projection| projection.position()).filter(|at| *at > PhyOffset::ZERO).min();
-    // One that lacks its file says 1: all records count, the one at 0 among them.
-    let own = own.map(|own| if own == PhyOffset::new(1) { PhyOffset::ZERO } else { own });
-    own.map_or(from, |own| from.min(own)).max(segments.min())
-}
-
-/// Whether the queue files hold as many entries for the log below the checkpoint as they did when it was saved.
-fn queues_are_whole(queues: &Queues, positions: Option<&Positions>) -> io::Result<bool> {
-    let Some((positions, expected)) = positions.and_then(|known| Some((known, known.queue_entries?))) else {
-        return Ok(true);
-    };
-    let end = positions.start(&["queues"]);
-    queues.each(|queue| queue.truncate(end))?;
-    let found = queues.entries_ever();
-    if found != expected {
-        tracing::error!(
-            found,
-            expected,
-            "the files of the consume queues are damaged; all are built again from the log"
-        );
-    }
-    Ok(found == expected)
-}
-
-/// Notes that the queue files hold nothing from `from` on, before recovery makes it so: if that is killed, the
-/// next start must neither rely on more nor take them for damaged.
-fn give_up_queues(
-    disk: &dyn Disk,
-    layout: &Layout,
-    positions: Option<&Positions>,
-    from: PhyOffset,
-) -> io::Result<()> {
-    let Some(positions) = positions.filter(|known| known.start(&["queues"]) > from) else { return Ok(()) };
-    let mut left = Positions { queue_entries: None, ..positions.clone() };
-    left.projections.insert("queues".to_owned(), from.get());
-    checkpoint::save_positions(disk, layout, &left)
-}
-
-/// Tells when the log ends before the place up to which it once was on the disk.
-fn report_lost(recovered: &Recovered, positions: Option<&Positions>) {
-    let flushed = PhyOffset::new(positions.map_or(0, |known| known.flushed));
-    if recovered.end < flushed {
-        tracing::error!(end = %recovered.end, %flushed, "the commit log ends before what was flushed to the disk: messages that were acknowledged are lost");
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use gantry_proto::ids::QueueOffset;
 use gantry_proto::record::{PropertiesBuf, RecordDraft, RecordView, SysFlag, keys};
 
 use super::disk::RealDisk;
+use super::index::IndexOptions;
 use super::*;
 use crate::clock::ManualClock;
 
