@@ -66,21 +66,23 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The system gives no threads for the connections.
-    #[error("cannot start the threads that serve connections: raise the limit of threads or processes")]
+    /// The system gives no event loops for the connections.
+    #[error("cannot start the threads that serve connections: raise the limits of open files and of threads")]
     Threads(#[source] io::Error),
     /// Open transactions cannot be read back.
     #[error("cannot read the open transactions")]
     Transactions(#[from] transaction::StoreError),
 }
 
-/// A running broker.
+/// A running broker. Dropping it without [`stop`](Self::stop) ends everything at once and leaves the store as a crash
+/// would.
 #[derive(Debug)]
 pub struct Broker {
     services: Arc<Services>,
     name_server: SocketAddr,
     address: SocketAddr,
-    background: Shutdown,
+    /// In the order in which they stop.
+    stages: [Stage; 4],
     housekeeper: Housekeeper,
     lanes: Lanes,
 }
@@ -93,22 +95,25 @@ impl Broker {
         let broker = bind_to(bind, config.ports.broker).await?;
         let (name_address, broker_address) = (local(&name)?, local(&broker)?);
         let vip = vip_listener(bind, config.ports.broker, broker_address.port()).await?;
-        let background = Shutdown::new();
-        let services = Arc::new(open(config, broker_address, &background)?);
+        let background = Stage(Shutdown::new());
+        let services = Arc::new(open(config, broker_address, &background.0)?);
+        let [listeners, connections, requests] =
+            [&services.listeners, &services.connections, &services.shutdown]
+                .map(|group| Stage(group.clone()));
         let lanes = Lanes::start().map_err(StartError::Threads)?;
         for listener in [Some(name), Some(broker), vip].into_iter().flatten() {
             services
                 .listeners
                 .spawn("listener", remoting::listen(Arc::clone(&services), listener, lanes.seats()));
         }
-        background.spawn("sweep", sweep(Arc::clone(&services), background.clone()));
+        background.0.spawn("sweep", sweep(Arc::clone(&services), background.0.clone()));
         let housekeeper = Housekeeper::start(Arc::clone(&services.store))
             .map_err(|source| StartError::Config { path: services.config.store.dir.clone(), source })?;
         Ok(Self {
             services,
             name_server: name_address,
             address: broker_address,
-            background,
+            stages: [listeners, connections, requests, background],
             housekeeper,
             lanes,
         })
@@ -131,10 +136,8 @@ impl Broker {
 
     /// Stops taking connections, answers what is under way, flushes and closes the store.
     pub async fn stop(self) -> io::Result<()> {
-        let stages =
-            [&self.services.listeners, &self.services.connections, &self.services.shutdown, &self.background];
-        for stage in stages {
-            if let Drained::Running(left) = stage.drain(DRAIN).await {
+        for Stage(group) in &self.stages {
+            if let Drained::Running(left) = group.drain(DRAIN).await {
                 tracing::warn!(left, "tasks did not end in time");
             }
         }
@@ -145,6 +148,16 @@ impl Broker {
             services.store.close()
         });
         closed.await.map_err(io::Error::other)?
+    }
+}
+
+/// Tasks that stop together, and at the latest when this is dropped: nobody else would tell them.
+#[derive(Debug)]
+struct Stage(Shutdown);
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
@@ -350,11 +363,11 @@ async fn sweep(services: Arc<Services>, background: Shutdown) {
     }
 }
 
-/// The thread that keeps the store's house; it blocks on the disk.
+/// The thread that keeps the store's house; it blocks on the disk. It ends soon after this is dropped.
 #[derive(Debug)]
 struct Housekeeper {
     stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Housekeeper {
@@ -364,15 +377,22 @@ impl Housekeeper {
         let thread = std::thread::Builder::new()
             .name("housekeeping".to_owned())
             .spawn(move || keep_house(&store, &watched))?;
-        Ok(Self { stop, thread })
+        Ok(Self { stop, thread: Some(thread) })
     }
 
-    fn stop(self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_one();
-        if self.thread.join().is_err() {
+    fn stop(mut self) {
+        let thread = self.thread.take();
+        drop(self);
+        if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the housekeeping thread panicked");
         }
+    }
+}
+
+impl Drop for Housekeeper {
+    fn drop(&mut self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_one();
     }
 }
 

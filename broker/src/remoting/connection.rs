@@ -176,7 +176,7 @@ impl Connection {
         let closed = match self.serve(&mut stream, &mut notices, &stop).await {
             Ok(closed) | Err(closed) => closed,
         };
-        self.parked.clear(&self.services.polls, &self.inbox.mailbox);
+        self.leave_polls();
         // What becomes safe is still told; the client may be gone, then the error says nothing new.
         if self.held.back().is_some() {
             let _ = tokio::time::timeout(LAST_ANSWERS, settled(&self.services, self.held.back())).await;
@@ -499,9 +499,21 @@ impl Connection {
         }
     }
 
+    /// Gives up the parked pulls.
+    fn leave_polls(&mut self) {
+        self.parked.clear(&self.services.polls, &self.inbox.mailbox);
+    }
+
     /// Parks a pull, or gives it back when there is no room.
     pub(super) fn park(&mut self, parked: Parked) -> Result<(), (Parked, PollsFull)> {
         self.parked.park(&self.services.polls, &self.inbox.mailbox, parked)
+    }
+}
+
+impl Drop for Connection {
+    /// For a panic: all others have done so.
+    fn drop(&mut self) {
+        self.leave_polls();
     }
 }
 

@@ -1,5 +1,9 @@
 //! Connections of a whole broker: what one request does to another.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gantry_proto::record::{PropertiesBuf, keys};
@@ -10,16 +14,17 @@ use gantry_proto::remoting::request::pull::{PullMessageHeader, sys_flag};
 use gantry_proto::remoting::request::send::SendMessageHeader;
 use gantry_proto::remoting::request::topic::TopicHeader;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::budget::Share;
 use super::connection::Connection;
 use super::context::{Caller, Services};
-use super::send;
-use crate::broker::Broker;
+use super::{send, serve_stream};
+use crate::broker::{Broker, StartError};
 use crate::config::{Config, Policy};
 use crate::groups::members::Peer;
+use crate::store::OpenError;
 
 fn config(dir: &TempDir) -> Config {
     let mut config = Config::default();
@@ -70,15 +75,9 @@ fn message(properties: &str) -> SendMessageHeader<'_> {
     }
 }
 
-#[tokio::test]
-async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
-    let dir = TempDir::new().expect("a temporary directory");
-    let broker = start(&dir).await;
-    let mut consumer = TcpStream::connect(broker.broker_address()).await.expect("connected");
-    let mut operator = TcpStream::connect(broker.broker_address()).await.expect("connected");
-    ask(&mut operator, RequestCode::SendMessage, &message(""), b"one").await;
-    assert_eq!(hear(&mut operator).await.code, 0);
-    let pull = PullMessageHeader {
+/// A pull that waits for the second message of a queue.
+fn waiting_pull() -> PullMessageHeader<'static> {
+    PullMessageHeader {
         consumer_group: "consumers",
         topic: "T",
         queue_offset: 1,
@@ -87,7 +86,18 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
         suspend_timeout_millis: 60_000,
         subscription: Some("*"),
         ..PullMessageHeader::default()
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut consumer = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    let mut operator = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut operator, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut operator).await.code, 0);
+    let pull = waiting_pull();
     ask(&mut consumer, RequestCode::PullMessage, &pull, b"").await;
     while broker.services().polls.is_empty() {
         tokio::task::yield_now().await;
@@ -174,7 +184,7 @@ async fn a_pull_that_may_not_wait_is_refused() {
 }
 
 /// A connection without a socket.
-fn connection(services: &std::sync::Arc<Services>) -> Connection {
+fn connection(services: &Arc<Services>) -> Connection {
     let (outbox, _) = Peer::outbox();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
     let language = gantry_proto::remoting::codes::Language::Java;
@@ -231,4 +241,80 @@ async fn who_does_not_wait_for_the_disk_is_answered_when_the_message_is_written(
     assert!(services.store.max_offset() > before, "the process may end now");
     drop(connection);
     broker.stop().await.expect("stopped");
+}
+
+/// Gives its bytes, and panics when more are asked for, telling how many pulls wait.
+struct Panics {
+    bytes: Vec<u8>,
+    services: Arc<Services>,
+}
+
+impl AsyncRead for Panics {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        assert!(!bytes.is_empty(), "{} waiting", self.services.polls.len());
+        buf.put_slice(&bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Panics {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_connection_that_panics() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut producer = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut producer, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut producer).await.code, 0);
+    let services = Arc::clone(broker.services());
+    assert_eq!(services.metrics.connections.get(), 1);
+    let bytes = frame(RequestCode::PullMessage, &waiting_pull(), b"");
+    let stream = Panics { bytes, services: Arc::clone(&services) };
+    let (remote, local) = (broker.name_address(), broker.broker_address());
+    let served = tokio::spawn(serve_stream(Arc::clone(&services), stream, remote, local)).await;
+    let why = served.expect_err("it panics").into_panic();
+    assert_eq!(why.downcast_ref::<String>().map(String::as_str), Some("1 waiting"));
+    assert!(services.polls.is_empty());
+    assert_eq!(services.metrics.connections.get(), 1);
+    drop(services);
+    broker.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_dropped_ends_and_gives_its_store_back() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut client = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut client, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut client).await.code, 0);
+    drop(broker);
+    let again = async {
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap_or_default(), 0, "the connection ends");
+        loop {
+            match Broker::start(config(&dir)).await {
+                Err(StartError::Store(OpenError::Locked(_))) => tokio::task::yield_now().await,
+                started => return started.expect("started"),
+            }
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await.expect("the store is free");
+    assert!(!again.services().store.recovered().clean);
+    again.stop().await.expect("stopped");
 }

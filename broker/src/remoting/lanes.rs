@@ -4,8 +4,8 @@
 //! servers that have one loop per core. A pool whose threads take work from each other wakes a second thread for
 //! nearly every request of a lone client, only for it to find that there is nothing left to take: two switches of
 //! threads that cost more than the request. What is paid for it: busy connections of one lane share a core although
-//! another may be free. Work that waits for the disk does not hold up a lane (`block_in_place` puts another thread
-//! in its place).
+//! another may be free, and wait for a lone sender that flushes by itself and for what is read from the disk. Saving a
+//! table does not hold up a lane (`block_in_place` puts another thread in its place).
 
 use std::future::Future;
 use std::io;
@@ -25,8 +25,18 @@ impl Lanes {
     /// Starts a lane for each core that this process may use.
     pub fn start() -> io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let lane = |_| Builder::new_multi_thread().worker_threads(1).thread_name("lane").enable_all().build();
-        (0..count).map(lane).collect::<io::Result<_>>().map(Self)
+        Self::start_each(count, || {
+            Builder::new_multi_thread().worker_threads(1).thread_name("lane").enable_all().build()
+        })
+    }
+
+    fn start_each(count: usize, lane: impl Fn() -> io::Result<Runtime>) -> io::Result<Self> {
+        let mut lanes = Self(Vec::with_capacity(count));
+        for _ in 0..count {
+            // Where this fails the others end as all do: a runtime that is dropped by a task panics.
+            lanes.0.push(lane()?);
+        }
+        Ok(lanes)
     }
 
     /// Seats for the connections of one port. Those of another port are counted by themselves: a client mostly has one
@@ -91,6 +101,16 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+
+    #[tokio::test]
+    async fn lanes_that_cannot_all_be_started_are_an_error() {
+        let left = AtomicUsize::new(2);
+        let started = Lanes::start_each(4, || match left.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(io::ErrorKind::OutOfMemory.into()),
+            _ => Builder::new_multi_thread().worker_threads(1).build(),
+        });
+        assert_eq!(started.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
 
     #[tokio::test]
     async fn connections_spread_over_the_lanes_and_free_their_seats() {

@@ -76,11 +76,7 @@ pub async fn listen(services: Arc<Services>, listener: TcpListener, seats: Seats
         };
         let connections = services.connections.clone();
         let services = Arc::clone(&services);
-        seats.spawn(&connections, "connection", async move {
-            services.metrics.connections.up();
-            serve(Arc::clone(&services), stream, remote).await;
-            services.metrics.connections.down();
-        });
+        seats.spawn(&connections, "connection", serve(services, stream, remote));
     }
 }
 
@@ -99,6 +95,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let open = Open::note(&services, number);
     let (outbox, notices) = Peer::outbox();
     let caller = Caller {
         connection: number,
@@ -111,8 +108,7 @@ where
     let stop = services.connections.token().clone();
     let connection = Connection::new(Arc::clone(&services), caller);
     let closed = connection.run(stream, notices, stop).await;
-    services.members.connection_closed(number);
-    services.routes.connection_closed(number);
+    drop(open);
     match closed {
         Closed::ByPeer | Closed::Stopping => tracing::debug!(%remote, why = %closed, "connection closed"),
         Closed::Frame(_) | Closed::Header(_) => {
@@ -121,6 +117,27 @@ where
         Closed::Idle(_) | Closed::Slow(_) | Closed::Io(_) => {
             tracing::info!(%remote, why = %closed, "connection closed");
         }
+    }
+}
+
+/// What others know of a connection; forgotten when it is dropped, also by a panic.
+struct Open {
+    services: Arc<Services>,
+    number: u64,
+}
+
+impl Open {
+    fn note(services: &Arc<Services>, number: u64) -> Self {
+        services.metrics.connections.up();
+        Self { services: Arc::clone(services), number }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.services.members.connection_closed(self.number);
+        self.services.routes.connection_closed(self.number);
+        self.services.metrics.connections.down();
     }
 }
 
