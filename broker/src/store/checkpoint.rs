@@ -149,6 +149,12 @@ pub fn load_peer(layout: &Layout) -> Option<PeerCheckpoint> {
     PeerCheckpoint::decode(&std::fs::read(layout.checkpoint()).ok()?)
 }
 
+/// The log bytes below are on the disk. The peer's file says more than ours when Apache's broker had the store since; our
+/// own never does.
+pub fn flushed(positions: &Positions, peer: Option<&PeerCheckpoint>) -> u64 {
+    peer.map_or(0, |peer| peer.logics_phy.get()).max(positions.flushed)
+}
+
 /// Replaces both checkpoints.
 pub fn save(
     disk: &dyn Disk,

@@ -122,6 +122,27 @@ async fn under_the_policy_disk_the_log_ends_where_power_tore_it() {
     assert_eq!(counts(&look_at(dir.path())), (0, 0, 0));
 }
 
+/// Our checkpoint is as old as our last run: what Apache's broker has flushed since must not be cut off for a byte.
+#[tokio::test]
+async fn what_the_peer_has_flushed_since_is_damaged_and_no_end() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = || open_as(dir.path(), &options(FlushPolicy::Disk)).expect("the store opens");
+    let store = open();
+    send_some(&store, 4).await;
+    store.keep_house().expect("a checkpoint");
+    let places = send_some(&store, 6).await;
+    let layout = store.layout().clone();
+    drop(store);
+    let peer = PeerCheckpoint { logics_phy: places[4], ..PeerCheckpoint::default() };
+    fs::write(layout.checkpoint(), peer.encode(places[4])).expect("written");
+    tear(dir.path(), places[2]);
+    assert_eq!(in_log(&look_at(dir.path())), (1, 0, 0));
+    let store = open();
+    let [gap] = store.recovered().gaps[..] else { panic!("{:?}", store.recovered()) };
+    assert_eq!((gap.from, gap.to, gap.kind), (places[2].get(), places[3].get(), GapKind::Damaged));
+    assert_eq!(bodies(&store, "T", 0).len(), 9);
+}
+
 #[tokio::test]
 async fn what_was_on_the_disk_is_damage_for_ever() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -9,7 +9,8 @@
 //!   ────────────────── flushed ───────▶
 //! ```
 //!
-//! Below *flushed* something was kept there and is lost. From *flushed* on, after a stop that was not clean, it is what
+//! Below *flushed* something was kept there and is lost, also where it was Apache's broker that has flushed so far since
+//! ours ([`checkpoint::flushed`](super::checkpoint::flushed)). From *flushed* on, after a stop that was not clean, it is what
 //! a power failure leaves of writes that were under way, in whatever order the disk did them. So the checkpoints
 //! from then on list what was found, see [`Positions::gaps`], and later starts and `gantry store verify` know
 //! one from the other.
@@ -18,7 +19,7 @@ use gantry_proto::ids::{Millis, PhyOffset};
 use serde::{Deserialize, Serialize};
 
 use super::FlushPolicy;
-use super::checkpoint::Positions;
+use super::checkpoint::{PeerCheckpoint, Positions, flushed};
 
 /// Gaps that a checkpoint lists at most. The oldest are forgotten first: whoever meets one of those again takes it
 /// for damage, which is the safe side.
@@ -58,20 +59,22 @@ impl Gap {
 #[derive(Clone, Copy, Debug)]
 pub struct Judge<'a> {
     positions: Option<&'a Positions>,
+    peer: Option<&'a PeerCheckpoint>,
     clean: bool,
     policy: FlushPolicy,
     now: Millis,
 }
 
 impl<'a> Judge<'a> {
-    /// For a start at `now`, by the checkpoint that it begins with and how the broker before it ended.
+    /// For a start at `now`, by the checkpoints that it begins with, ours and the peer's, and how the broker before it
+    /// ended.
     pub const fn new(
-        positions: Option<&'a Positions>,
+        (positions, peer): (Option<&'a Positions>, Option<&'a PeerCheckpoint>),
         clean: bool,
         policy: FlushPolicy,
         now: Millis,
     ) -> Self {
-        Self { positions, clean, policy, now }
+        Self { positions, peer, clean, policy, now }
     }
 
     /// Whether the log ends where the gap from `from` up to `to` begins, though whole records follow. Under the policy
@@ -89,7 +92,7 @@ impl<'a> Judge<'a> {
     /// What a gap means that nobody has met before.
     fn kind(&self, from: PhyOffset) -> GapKind {
         match self.positions {
-            Some(known) if !self.clean && from.get() >= known.flushed => GapKind::Unflushed,
+            Some(known) if !self.clean && from.get() >= flushed(known, self.peer) => GapKind::Unflushed,
             _ => GapKind::Damaged, // what nobody vouches for may have been kept
         }
     }
@@ -145,7 +148,7 @@ mod tests {
     }
 
     fn met(positions: Option<&Positions>, clean: bool, from: u64) -> Gap {
-        Judge::new(positions, clean, FlushPolicy::Memory, NOW).meet(
+        Judge::new((positions, None), clean, FlushPolicy::Memory, NOW).meet(
             PhyOffset::new(from),
             PhyOffset::new(from + 50),
             "blank",
@@ -177,7 +180,7 @@ mod tests {
     fn gaps_that_were_read_and_not_met_are_gone_and_their_number_is_bounded() {
         let positions =
             Positions { gaps: vec![gap(10, 20), gap(90, 110), gap(200, 210)], ..Positions::default() };
-        let judge = Judge::new(Some(&positions), false, FlushPolicy::Memory, NOW);
+        let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Memory, NOW);
         let after = judge.after(PhyOffset::new(100), PhyOffset::new(500), &[gap(100, 110), gap(300, 310)]);
         assert_eq!(after, [gap(10, 20), gap(90, 110), gap(300, 310)]);
         assert_eq!(judge.after(PhyOffset::new(100), PhyOffset::new(15), &[]), []);

@@ -126,7 +126,8 @@ impl Store {
         let from = if whole { from } else { segments.min() };
         give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
-        let judge = Judge::new(positions.as_ref(), clean, options.policy, clock.now());
+        let peer = checkpoint::load_peer(&layout);
+        let judge = Judge::new((positions.as_ref(), peer.as_ref()), clean, options.policy, clock.now());
         let recovered = recover::run(&segments, &folds, &dispatcher, from, &judge).map_err(io)?;
         let gaps = judge.after(from, recovered.end, &recovered.gaps);
         let recovered = Recovered { clean, ..recovered };

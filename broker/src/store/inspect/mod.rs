@@ -71,6 +71,8 @@ struct Known {
     is_ours: bool,
     /// Log bytes below were on the disk.
     flushed: u64,
+    /// Gaps from here on are what a power failure leaves, if the stop was not clean.
+    gaps_from: u64,
     /// The next start applies the records from here on again.
     replayed_from: u64,
     /// Gaps of the log that were met by a start.
@@ -205,10 +207,12 @@ fn look(
         log::LogFiles::open(layout, positions.and_then(|known| known.segment_bytes), &mut findings)?;
     let closed = if layout.abort().exists() { Closed::Crashed } else { Closed::Cleanly };
     let mut queues = queues::QueueChecks::open(layout, &options.delay_levels, &mut findings)?;
+    let peer = checkpoint::load_peer(layout);
     let mut known = Known {
         closed,
         is_ours: positions.is_some(),
         flushed: positions.map_or(0, |known| known.flushed),
+        gaps_from: positions.map_or(u64::MAX, |known| checkpoint::flushed(known, peer.as_ref())),
         replayed_from: files::replayed_from(layout, &log_files, positions, queues.max_phy()),
         gaps: positions.map(|known| known.gaps.clone()).unwrap_or_default(),
     };
