@@ -243,6 +243,31 @@ async fn who_does_not_wait_for_the_disk_is_answered_when_the_message_is_written(
     broker.stop().await.expect("stopped");
 }
 
+#[tokio::test]
+async fn the_limit_of_connections_counts_those_of_all_lanes() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut config = config(&dir);
+    config.limits.connections = 3;
+    let broker = Broker::start(config).await.expect("started");
+    let connect = async || {
+        let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
+        let request = frame(RequestCode::SendMessage, &message(""), b"one");
+        // A connection that is refused ends by itself.
+        let served = stream.write_all(&request).await.is_ok()
+            && stream.read(&mut [0; 1]).await.is_ok_and(|read| read > 0);
+        served.then_some(stream)
+    };
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connect().await.expect("below the limit"));
+    }
+    assert!(connect().await.is_none());
+    open.pop();
+    let again = async { while connect().await.is_none() {} };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("one has ended");
+    broker.stop().await.expect("stopped");
+}
+
 /// Gives its bytes, and panics when more are asked for, telling how many pulls wait.
 struct Panics {
     bytes: Vec<u8>,
