@@ -124,7 +124,7 @@ async fn a_kill_at_any_step_and_a_power_loss_take_nothing() {
         end.disarm(); // it may not have come so far
         if rng.bool() {
             let (between, image) = (cut(&mut rng), images.path().join("between"));
-            let damage = faults.disk().write_image(&between, &image);
+            let damage = faults.disk().fail_power(&between, &image);
             what = format!("{what}, then {between:?}: {damage:?}");
             faults = Faults::journalled_on(&image);
             gantry = Gantry::start_with(&faults, FLAGS);
@@ -134,7 +134,7 @@ async fn a_kill_at_any_step_and_a_power_loss_take_nothing() {
         acknowledged.extend(load(&gantry, 12).await);
         gantry.kill9();
         let (last, image) = (cut(&mut rng), images.path().join("last"));
-        let damage = faults.disk().write_image(&last, &image);
+        let damage = faults.disk().fail_power(&last, &image);
         what = format!("{what}, then {last:?}: {damage:?}");
         println!("{what}");
         expect_all(&Gantry::start_on(&image, FLAGS), &acknowledged, &what).await;
@@ -189,7 +189,7 @@ async fn expect_after_loss(faults: &Faults, acknowledged: &Acknowledged, what: &
     assert!(acknowledged.len() > 4, "{} acknowledged", acknowledged.len());
     let images = tempfile::tempdir().expect("a temporary directory");
     let image = images.path().join("image");
-    faults.disk().write_image(&PowerCut::new(Loss::Drop, 0), &image);
+    faults.disk().fail_power(&PowerCut::new(Loss::Drop, 0), &image);
     expect_all(&Gantry::start_on(&image, FLAGS), acknowledged, what).await;
 }
 
@@ -221,7 +221,7 @@ async fn cut_the_power(
     for (number, loss) in Loss::ALL.into_iter().cycle().take(cuts).enumerate() {
         let cut = PowerCut { loss, names: names[number % names.len()], seed: rng.u64(..) };
         let image = images.path().join(number.to_string());
-        let damage = disk.write_image(&cut, &image);
+        let damage = disk.fail_power(&cut, &image);
         println!("{policy}: {cut:?}: {damage:?}");
         harmed += u32::from(damage.lost_sectors + damage.lost_names > 0);
         let mut gantry = Gantry::start_on(&image, &[&["--policy", policy], FLAGS].concat());

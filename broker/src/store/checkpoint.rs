@@ -47,12 +47,21 @@ pub struct Positions {
     /// Places of the log that a start has passed over, at most [`GAPS_MAX`](super::gaps::GAPS_MAX).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// The machine's run in which this was written, see [`Disk::boot`]; `None` where it cannot be told, and in
+    /// checkpoints of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl Positions {
     /// Of a store that has no log yet.
-    pub fn of_new(segment_bytes: u64) -> Self {
-        Self { format: FORMAT, segment_bytes: Some(segment_bytes), ..Self::default() }
+    pub fn of_new(segment_bytes: u64, boot: Option<String>) -> Self {
+        Self { format: FORMAT, segment_bytes: Some(segment_bytes), boot, ..Self::default() }
+    }
+
+    /// Whether the machine has not stopped since, so that its power cannot have failed.
+    pub fn is_of_this_boot(&self, disk: &dyn Disk) -> bool {
+        self.boot.is_some() && self.boot == disk.boot()
     }
 
     /// Where recovery must start for all of `names`: zero when one of them is new.

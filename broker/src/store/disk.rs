@@ -53,6 +53,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn sync_names(&self, dir: &Path) -> io::Result<()>;
     /// Space of the file system that holds `dir`.
     fn space(&self, dir: &Path) -> io::Result<Space>;
+    /// Names the machine's run: while it is the same, what was written is there, flushed or not. `None` where that cannot
+    /// be told.
+    fn boot(&self) -> Option<String> {
+        None
+    }
     /// The file system that holds `dir`, if it can be made durable as a whole. Only errors from now on are told by
     /// its [`sync`](Volume::sync).
     fn volume(&self, _dir: &Path) -> io::Result<Option<Arc<dyn Volume>>> {
@@ -206,6 +211,11 @@ impl Disk for RealDisk {
         }
     }
 
+    fn boot(&self) -> Option<String> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(boot.trim().to_owned()).filter(|boot| !boot.is_empty())
+    }
+
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(dir)?;
         let unit = stat.f_frsize;
@@ -224,6 +234,10 @@ impl Disk for ReadOnlyDisk {
 
     fn open(&self, path: &Path, _len: u64) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(RealFile { file: File::open(path)? }))
+    }
+
+    fn boot(&self) -> Option<String> {
+        RealDisk.boot()
     }
 
     fn replace(&self, _path: &Path, _bytes: &[u8]) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
+use super::disk::RealDisk;
 use super::gaps::GapKind;
 use super::inspect::finding::{Area, Severity};
 use super::inspect::{Report, VerifyOptions, verify};
@@ -56,6 +57,14 @@ fn tear(dir: &Path, at: PhyOffset) {
     file.write_all_at(&[0; 60], at.get() - start).expect("written");
 }
 
+/// Since the checkpoint the machine has started anew.
+fn fail_power(dir: &Path) {
+    let layout = Layout::new(dir);
+    let positions = checkpoint::load(&layout).expect("readable").expect("a checkpoint");
+    let positions = Positions { boot: Some("before".to_owned()), ..positions };
+    checkpoint::save_positions(&RealDisk, &layout, &positions).expect("written");
+}
+
 fn recorded(dir: &Path) -> Vec<Gap> {
     let positions = checkpoint::load(&Layout::new(dir)).expect("readable").expect("a checkpoint");
     positions.gaps
@@ -70,6 +79,8 @@ async fn what_power_tore_behind_the_checkpoint_is_no_damage() {
     let places = send_some(&store, 6).await;
     drop(store);
     tear(dir.path(), places[2]);
+    assert_eq!(in_log(&look_at(dir.path())).0, 1, "while the machine runs on, what was written is there");
+    fail_power(dir.path());
     let report = look_at(dir.path());
     assert_eq!(counts(&report), (0, 1, 0), "the next start passes over it");
     // Killed before a checkpoint, a start leaves it to the next one.
@@ -114,6 +125,7 @@ async fn under_the_policy_disk_the_log_ends_where_power_tore_it() {
     let places = send_some(&store, 6).await;
     drop(store);
     tear(dir.path(), places[2]);
+    fail_power(dir.path());
     let store = open();
     assert_eq!((store.recovered().end, &store.recovered().gaps[..]), (places[2], &[][..]));
     assert_eq!(bodies(&store, "T", 0).len(), 6);

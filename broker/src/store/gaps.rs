@@ -11,15 +11,17 @@
 //!
 //! Below *flushed* something was kept there and is lost, also where it was Apache's broker that has flushed so far since
 //! ours ([`checkpoint::flushed`](super::checkpoint::flushed)). From *flushed* on, after a stop that was not clean, it is what
-//! a power failure leaves of writes that were under way, in whatever order the disk did them. So the checkpoints
-//! from then on list what was found, see [`Positions::gaps`], and later starts and `gantry store verify` know
-//! one from the other.
+//! a power failure leaves of writes that were under way, in whatever order the disk did them; unless the machine has
+//! run on since ([`Positions::boot`]): then its memory had all that was written, and the gap is damage there too. So the
+//! checkpoints from then on list what was found, see [`Positions::gaps`], and later starts and `gantry store verify`
+//! know one from the other.
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use serde::{Deserialize, Serialize};
 
 use super::FlushPolicy;
 use super::checkpoint::{PeerCheckpoint, Positions, flushed};
+use super::disk::Disk;
 
 /// Gaps that a checkpoint lists at most. The oldest are forgotten first: whoever meets one of those again takes it
 /// for damage, which is the safe side.
@@ -63,6 +65,8 @@ pub struct Judge<'a> {
     clean: bool,
     policy: FlushPolicy,
     now: Millis,
+    /// Whether the power cannot have failed.
+    powered: bool,
 }
 
 impl<'a> Judge<'a> {
@@ -74,7 +78,14 @@ impl<'a> Judge<'a> {
         policy: FlushPolicy,
         now: Millis,
     ) -> Self {
-        Self { positions, peer, clean, policy, now }
+        Self { positions, peer, clean, policy, now, powered: false }
+    }
+
+    /// The same for a store on `disk`, which may tell that the machine has not stopped since the checkpoint.
+    #[must_use]
+    pub fn on(self, disk: &dyn Disk) -> Self {
+        let powered = self.positions.is_some_and(|known| known.is_of_this_boot(disk));
+        Self { powered, ..self }
     }
 
     /// Whether the log ends where the gap from `from` up to `to` begins, though whole records follow. Under the policy
@@ -92,7 +103,9 @@ impl<'a> Judge<'a> {
     /// What a gap means that nobody has met before.
     fn kind(&self, from: PhyOffset) -> GapKind {
         match self.positions {
-            Some(known) if !self.clean && from.get() >= flushed(known, self.peer) => GapKind::Unflushed,
+            Some(known) if !self.clean && !self.powered && from.get() >= flushed(known, self.peer) => {
+                GapKind::Unflushed
+            }
             _ => GapKind::Damaged, // what nobody vouches for may have been kept
         }
     }
@@ -139,6 +152,7 @@ impl<'a> Judge<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::RealDisk;
     use super::*;
 
     const NOW: Millis = Millis::new(5000);
@@ -166,6 +180,20 @@ mod tests {
         // After a clean stop nothing was under way, and without a checkpoint nobody knows.
         assert_eq!(met(Some(&positions), true, 100).kind, GapKind::Damaged);
         assert_eq!(met(None, false, 100).kind, GapKind::Damaged);
+    }
+
+    #[test]
+    fn while_the_machine_runs_no_gap_comes_from_its_power() {
+        let kind = |boot: Option<&str>| {
+            let positions = Positions { flushed: 100, boot: boot.map(str::to_owned), ..Positions::default() };
+            let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Disk, NOW).on(&RealDisk);
+            let (from, to) = (PhyOffset::new(100), PhyOffset::new(150));
+            (judge.meet(from, to, "blank").kind, judge.is_end(from, to))
+        };
+        let now = RealDisk.boot().expect("the system tells");
+        assert_eq!(kind(Some(&now)), (GapKind::Damaged, false));
+        assert_eq!(kind(Some("another")), (GapKind::Unflushed, true));
+        assert_eq!(kind(None), (GapKind::Unflushed, true));
     }
 
     #[test]

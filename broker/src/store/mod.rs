@@ -323,6 +323,7 @@ impl Store {
             queue_entries: (durable == applied.at).then_some(applied.queue_entries),
             projections,
             gaps: self.gaps.iter().filter(|gap| gap.to > min.get()).copied().collect(),
+            boot: self.disk.boot(),
         };
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved.as_ref() == Some(&positions) {

@@ -127,7 +127,8 @@ impl Store {
         give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
         let peer = checkpoint::load_peer(&layout);
-        let judge = Judge::new((positions.as_ref(), peer.as_ref()), clean, options.policy, clock.now());
+        let judge = Judge::new((positions.as_ref(), peer.as_ref()), clean, options.policy, clock.now())
+            .on(disk.as_ref());
         let recovered = recover::run(&segments, &folds, &dispatcher, from, &judge).map_err(io)?;
         let gaps = judge.after(from, recovered.end, &recovered.gaps);
         let recovered = Recovered { clean, ..recovered };
@@ -225,7 +226,7 @@ fn begin_store(
     if !segments.all().is_empty() || !folds.queues.topics().is_empty() {
         return Ok(None);
     }
-    let positions = Positions::of_new(segments.segment_bytes());
+    let positions = Positions::of_new(segments.segment_bytes(), disk.boot());
     checkpoint::save_positions(disk, layout, &positions)?;
     Ok(Some(positions))
 }

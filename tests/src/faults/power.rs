@@ -108,6 +108,20 @@ impl Disk {
             .unwrap_or_else(|error| panic!("{} cannot be written: {error}", dir.display()))
     }
 
+    /// The same for a store that is used again: the machine's run, which the store notes, ends with its power.
+    pub fn fail_power(&self, cut: &PowerCut, store: &Path) -> Damage {
+        let damage = self.write_image(cut, store);
+        let checkpoint = store.join("gantry.checkpoint");
+        if let Ok(bytes) = fs::read(&checkpoint)
+            && let Ok(mut noted) = serde_json::from_slice::<serde_json::Value>(&bytes)
+            && noted.get("boot").is_some()
+        {
+            noted["boot"] = "before-the-power-failed".into();
+            fs::write(&checkpoint, noted.to_string()).expect("the image takes a file");
+        }
+        damage
+    }
+
     fn try_write_image(&self, cut: &PowerCut, dir: &Path) -> io::Result<Damage> {
         let mut rng = fastrand::Rng::with_seed(cut.seed);
         let mut cut = *cut;

@@ -130,7 +130,7 @@ pub async fn power(stage: &mut Stage) -> u32 {
     let store = stage.gantry.store().to_owned();
     let after = store.with_file_name("after-the-cut");
     tokio::task::block_in_place(|| {
-        let damage = faults(stage).disk().write_image(&cut, &after);
+        let damage = faults(stage).disk().fail_power(&cut, &after);
         eprintln!("the power fails: {cut:?}, {damage:?}");
         fs::remove_dir_all(&store)
             .and_then(|()| fs::rename(&after, &store))

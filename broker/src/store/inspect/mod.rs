@@ -77,6 +77,8 @@ struct Known {
     replayed_from: u64,
     /// Gaps of the log that were met by a start.
     gaps: Vec<Gap>,
+    /// Whether the power cannot have failed since.
+    powered: bool,
 }
 
 impl Known {
@@ -215,6 +217,7 @@ fn look(
         gaps_from: positions.map_or(u64::MAX, |known| checkpoint::flushed(known, peer.as_ref())),
         replayed_from: files::replayed_from(layout, &log_files, positions, queues.max_phy()),
         gaps: positions.map(|known| known.gaps.clone()).unwrap_or_default(),
+        powered: positions.is_some_and(|known| known.is_of_this_boot(&ReadOnlyDisk)),
     };
     let counted = queues.count_below(positions, known.replayed_from);
     if let Some((found, expected)) = counted.filter(|(found, expected)| found != expected) {
