@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
-use super::pace::{FlushHere, SPIN_MAX, Spin};
+use super::pace::{FlushHere, SPIN_MAX, Spin, look_for};
 use super::pull::Parked;
 use super::{dispatch, outbound};
 use crate::deliver::polls::{Mailbox, PollsFull};
@@ -54,6 +54,9 @@ const STAGED_PAUSE: u64 = 16 * 1024 * 1024;
 
 /// How long a connection that is to end waits for its last records to be safe.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long a connection that is to end lets its client read what is there for it.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// What other tasks hand to the connection.
 #[derive(Debug, Default)]
@@ -182,7 +185,7 @@ impl Connection {
             let _ = tokio::time::timeout(LAST_ANSWERS, settled(&self.services, self.held.back())).await;
         }
         self.release_held();
-        let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&self.out)).await;
+        let _ = tokio::time::timeout(LAST_WRITE, stream.write_all(&self.out)).await;
         let _ = stream.shutdown().await;
         closed
     }
@@ -206,10 +209,9 @@ impl Connection {
             self.release_held();
             if !self.out.is_empty() {
                 self.share.set(self.out.capacity());
-                tokio::time::timeout(idle, stream.write_all(&self.out))
-                    .await
-                    .map_err(|_| Closed::Idle(idle))??;
-                self.out.clear();
+                let closed = write_out(stream, &self.out, idle, stop).await;
+                self.out.clear(); // also when it failed: some of it may have been written
+                closed?;
                 self.out.shrink_to(self.share.keep());
                 self.share.set(0);
                 self.used = true;
@@ -528,16 +530,24 @@ async fn settled(services: &Services, first: Option<&Held>) {
     }
 }
 
-/// Stays awake for `time`, while the runtime looks for what arrives and others take their turns.
-async fn look_for(time: Duration) {
-    let began = Instant::now();
-    // Bounded for clocks that stand still until nobody is awake.
-    for _ in 0..1000 {
-        if began.elapsed() >= time {
-            return;
+/// Writes what is there for the client, who may take as long as `idle` to read it, but not much longer than the broker
+/// runs.
+async fn write_out<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    out: &[u8],
+    idle: Duration,
+    stop: &CancellationToken,
+) -> Result<(), Closed> {
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_WRITE).await;
+    };
+    tokio::select! {
+        biased;
+        written = tokio::time::timeout(idle, stream.write_all(out)) => {
+            Ok(written.map_err(|_| Closed::Idle(idle))??)
         }
-        tokio::task::yield_now().await;
-        std::thread::yield_now(); // who asks may be on this core
+        () = stopped => Err(Closed::Stopping),
     }
 }
 

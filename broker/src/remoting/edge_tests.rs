@@ -223,6 +223,37 @@ async fn one_answer_at_a_time_is_prepared_while_others_do_not_read() {
     broker.stop().await.expect("stopped");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_holds_up_no_stop() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut sender = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut sender, RequestCode::SendMessage, &message(""), &vec![b'x'; 20_000]).await;
+    assert_eq!(hear(&mut sender).await.code, 0);
+    let services = broker.services();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
+    let (ours, mut theirs) = tokio::io::duplex(1000);
+    let served = tokio::spawn(super::serve_stream(std::sync::Arc::clone(services), ours, address, address));
+    let pull = PullMessageHeader {
+        consumer_group: "consumers",
+        topic: "T",
+        max_msg_nums: 1,
+        sys_flag: sys_flag::SUBSCRIPTION,
+        subscription: Some("*"),
+        ..PullMessageHeader::default()
+    };
+    theirs.write_all(&frame(RequestCode::PullMessage, &pull, b"")).await.expect("written");
+    theirs.read_u8().await.expect("the answer begins");
+    let began = tokio::time::Instant::now();
+    services.connections.stop();
+    served.await.expect("it ends");
+    assert!(began.elapsed() < services.config.limits.idle / 10, "by the paused clock");
+    let mut rest = Vec::new();
+    theirs.read_to_end(&mut rest).await.expect("it is closed");
+    assert!(rest.len() <= 1000, "nothing is written twice");
+    broker.stop().await.expect("stopped");
+}
+
 #[tokio::test]
 async fn who_does_not_wait_for_the_disk_is_answered_when_the_message_is_written() {
     let dir = TempDir::new().expect("a temporary directory");

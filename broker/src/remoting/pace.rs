@@ -8,6 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Requests of one read, at the most, that are flushed on the connection's thread, or behind which it spins.
 const FEW: usize = 8;
 /// Reads in a row for which a connection must have been the only one that stored anything.
@@ -117,6 +119,19 @@ impl Spin {
             self.pause = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(PAUSE_MAX);
         }
+    }
+}
+
+/// Stays awake for `time`, while the runtime looks for what arrives and others take their turns.
+pub(super) async fn look_for(time: Duration) {
+    let began = Instant::now();
+    // Bounded for clocks that stand still until nobody is awake.
+    for _ in 0..1000 {
+        if began.elapsed() >= time {
+            return;
+        }
+        tokio::task::yield_now().await;
+        std::thread::yield_now(); // who asks may be on this core
     }
 }
 
