@@ -95,6 +95,8 @@ pub struct DedupWindow {
 struct Window {
     current: Generation,
     previous: Generation,
+    /// Recovery may come to records from before the oldest entry that the files had: those are forgotten.
+    floor: PhyOffset,
     /// Files of forgotten generations, to be removed.
     gone: Vec<PathBuf>,
 }
@@ -130,19 +132,30 @@ impl DedupWindow {
         let mut window = Window {
             current: Generation::new(1, options.entries),
             previous: Generation::new(0, options.entries),
+            floor: PhyOffset::ZERO,
             gone: Vec::new(),
         };
         let starts: Vec<u64> =
             disk.list(&dir)?.iter().filter_map(|(name, _)| parse_offset_name(name)).collect();
-        let (old, kept) = starts.split_at(starts.len().saturating_sub(2));
-        for start in old {
-            disk.remove(&offset_path(&dir, *start))?;
+        let mut kept = Vec::new();
+        for start in starts.into_iter().rev() {
+            let path = offset_path(&dir, start);
+            if kept.len() < 2 {
+                let file = disk.open(&path, u64::from(options.entries) * ENTRY_BYTES)?;
+                let file = EntryFile::new(path.clone(), file)?;
+                // One that was made and never written would take entries from before its name, and another
+                // generation may begin at that.
+                if file.first().is_some() {
+                    kept.push(file);
+                    continue;
+                }
+            }
+            disk.remove(&path)?;
         }
-        for start in kept {
-            let path = offset_path(&dir, *start);
-            let file = disk.open(&path, u64::from(options.entries) * ENTRY_BYTES)?;
+        window.floor = kept.last().and_then(EntryFile::first).unwrap_or(PhyOffset::ZERO);
+        for file in kept.into_iter().rev() {
             let serial = window.current.serial + 1;
-            let loaded = Generation::load(serial, EntryFile::new(path, file)?, options.entries);
+            let loaded = Generation::load(serial, file, options.entries);
             window.previous = std::mem::replace(&mut window.current, loaded);
         }
         Ok(Self {
@@ -188,15 +201,25 @@ impl DedupWindow {
 
     /// Remembers a dispatched record.
     pub(super) fn apply(&self, record: &Dispatched<'_>) {
-        let Some(key) = DedupKey::of(record) else { return };
-        let (phy, store_at) = (record.view.phy_offset(), record.view.store_at());
+        if let Some(key) = DedupKey::of(record) {
+            self.dispatched(key, record.view.phy_offset(), record.view.store_at());
+        }
+    }
+
+    fn dispatched(&self, key: DedupKey, phy: PhyOffset, store_at: Millis) {
         let mut window = self.lock();
+        if phy < window.floor {
+            return;
+        }
         // The admission has entered it already, unless the record comes from recovery. Of several messages with
         // one id the newest counts.
         if window.get(key).is_none_or(|known| known < phy) {
             window.put(key, phy, self.options);
         }
-        window.current.began.get_or_insert(store_at);
+        // One that is in the generation before says nothing of when this one began.
+        if window.current.began.is_none() && window.current.find(key) == Some(phy) {
+            window.current.began = Some(store_at);
+        }
         window.turn_if_due(store_at, self.options);
     }
 
@@ -233,7 +256,15 @@ impl DedupWindow {
         } else {
             let path = offset_path(&self.dir, first.get());
             let file = self.disk.open(&path, u64::from(self.options.entries) * ENTRY_BYTES)?;
-            EntryFile::new(path, file)?
+            let file = EntryFile::new(path, file)?;
+            let mut window = self.lock();
+            let Some(generation) = window.generation(serial) else {
+                window.gone.push(file.path);
+                return Ok(());
+            };
+            // Before anything is written: when that fails, the file still goes with its generation.
+            generation.set_file(file.clone());
+            file
         };
         let mut bytes = Vec::new();
         for from in (0..count).step_by(WRITE_AT_ONCE) {
@@ -246,16 +277,24 @@ impl DedupWindow {
         }
         file.file.sync()?;
         if let Some(generation) = self.lock().generation(serial) {
-            generation.wrote(file, count);
+            generation.wrote(count);
         }
         Ok(())
     }
 
-    /// Forgets every id stored at or beyond `end`.
-    pub(super) fn truncate(&self, end: PhyOffset) {
-        let mut window = self.lock();
-        window.current.forget_from(end);
-        window.previous.forget_from(end);
+    /// Forgets every id stored at or beyond `end`. Durable when it returns.
+    pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
+        {
+            let Window { current, previous, floor, gone } = &mut *self.lock();
+            *floor = end.min(*floor);
+            for generation in [current, previous] {
+                gone.extend(generation.forget_from(end)?);
+            }
+            if gone.is_empty() {
+                return Ok(());
+            }
+        }
+        self.write()
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {

@@ -125,7 +125,7 @@ pub(super) fn run(
     dispatcher.seek(at);
     folds.queues.each(|queue| queue.truncate(at))?;
     folds.index.truncate(at)?;
-    folds.dedup.truncate(at);
+    folds.dedup.truncate(at)?;
     dispatcher.truncate(at)?;
     folds.queues.each(|queue| queue.raise_min(segments.min()))?;
     dispatcher.finish_replay();

@@ -59,6 +59,11 @@ impl EntryFile {
         Ok(Self { path, file, map })
     }
 
+    /// Where the id of its first entry was stored; `None` when nothing is written in it.
+    pub(super) fn first(&self) -> Option<PhyOffset> {
+        self.entry(0).map(|(_, phy)| phy)
+    }
+
     fn entry(&self, number: usize) -> Option<(DedupKey, PhyOffset)> {
         self.map.as_chunks::<16>().0.get(number).and_then(decode)
     }
@@ -69,6 +74,13 @@ fn decode(entry: &[u8; 16]) -> Option<(DedupKey, PhyOffset)> {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the entry")]
     let (hash, phy) = ((entry >> 64) as u64, entry as u64);
     Some((DedupKey(hash), PhyOffset::new(phy.checked_sub(1)?)))
+}
+
+fn encode<'a>(entries: impl IntoIterator<Item = &'a (DedupKey, PhyOffset)>, bytes: &mut Vec<u8>) {
+    for (key, phy) in entries {
+        bytes.extend_from_slice(&key.0.to_be_bytes());
+        bytes.extend_from_slice(&(phy.get() + 1).to_be_bytes());
+    }
 }
 
 impl Generation {
@@ -87,21 +99,19 @@ impl Generation {
         let room = room.min(limit(entries.len())).max(limit(written));
         let written = written.min(ROOM_MAX as usize);
         let mut loaded = Self { file: Some(file), written, ..Self::new(serial, room) };
-        loaded.fill(PhyOffset::new(u64::MAX));
+        loaded.fill();
         loaded
     }
 
-    /// Makes the table anew, of the entries below `end`.
-    fn fill(&mut self, end: PhyOffset) {
+    /// Makes the table anew.
+    fn fill(&mut self) {
         self.slots = Vec::new();
         self.ids = 0;
         for from in (0..self.len()).step_by(AT_ONCE) {
             let block = from..self.len().min(from + AT_ONCE);
             self.touch(block.clone().filter_map(|number| Some(self.entry(number)?.0)));
             for number in block {
-                if let Some((key, phy)) = self.entry(number)
-                    && phy < end
-                {
+                if let Some((key, _)) = self.entry(number) {
                     self.point(key, number);
                 }
             }
@@ -144,12 +154,34 @@ impl Generation {
         self.point(key, number);
     }
 
-    /// Forgets what was stored at or beyond `end`.
-    pub(super) fn forget_from(&mut self, end: PhyOffset) {
-        let beyond = |number| self.entry(number).is_some_and(|(_, phy)| phy >= end);
-        if (0..self.len()).any(beyond) {
-            self.fill(end);
+    /// Forgets what was stored at or beyond `end`, in the file too: the log will have other records there, and at a
+    /// later start an entry that has outlived its record would stand before one that is newer. Gives the path of
+    /// a file that has nothing left; what there is of the generation is then unwritten.
+    pub(super) fn forget_from(&mut self, end: PhyOffset) -> io::Result<Option<PathBuf>> {
+        let beyond = |number: &usize| self.entry(*number).is_some_and(|(_, phy)| phy >= end);
+        let Some(first) = (0..self.len()).find(beyond) else { return Ok(None) };
+        let kept: Vec<_> = (first..self.len())
+            .filter_map(|number| self.entry(number))
+            .filter(|(_, phy)| *phy < end)
+            .collect();
+        let mut gone = None;
+        if first >= self.written {
+            self.unwritten.truncate(first - self.written);
+            self.unwritten.extend(kept);
+        } else if first == 0 {
+            // Its name is that of a place which another generation may begin at.
+            gone = self.file.take().map(|file| file.path);
+            (self.written, self.unwritten) = (0, kept);
+        } else if let Some(file) = &self.file {
+            let (from, mut bytes) = (first as u64 * ENTRY_BYTES, Vec::new());
+            encode(&kept, &mut bytes);
+            file.file.write_at(from, &bytes)?;
+            file.file.zero_from(from + bytes.len() as u64)?;
+            file.file.sync()?;
+            (self.written, self.unwritten) = (first + kept.len(), Vec::new());
         }
+        self.fill();
+        Ok(gone)
     }
 
     fn point(&mut self, key: DedupKey, number: usize) {
@@ -219,16 +251,17 @@ impl Generation {
     /// Encodes at most `count` unwritten entries, from the one with the number `from` among them on. Returns the
     /// place in the file.
     pub(super) fn encode(&self, from: usize, count: usize, bytes: &mut Vec<u8>) -> u64 {
-        for (key, phy) in self.unwritten.iter().skip(from).take(count) {
-            bytes.extend_from_slice(&key.0.to_be_bytes());
-            bytes.extend_from_slice(&(phy.get() + 1).to_be_bytes());
-        }
+        encode(self.unwritten.iter().skip(from).take(count), bytes);
         (self.written + from) as u64 * ENTRY_BYTES
     }
 
-    /// The first `count` unwritten entries are in `file` now.
-    pub(super) fn wrote(&mut self, file: EntryFile, count: usize) {
+    /// Its entries will be in `file`.
+    pub(super) fn set_file(&mut self, file: EntryFile) {
         self.file = Some(file);
+    }
+
+    /// The first `count` unwritten entries are in the file now.
+    pub(super) fn wrote(&mut self, count: usize) {
         let rest = self.unwritten.split_off(count.min(self.unwritten.len()));
         self.written += self.unwritten.len();
         self.unwritten = rest;
@@ -265,7 +298,8 @@ mod tests {
         let (mut bytes, count) = (Vec::new(), generation.unwritten().map_or(0, |(_, count)| count));
         let at = generation.encode(0, count, &mut bytes);
         file.file.write_at(at, &bytes).expect("written");
-        generation.wrote(file.clone(), count);
+        generation.set_file(file.clone());
+        generation.wrote(count);
     }
 
     #[test]
@@ -300,7 +334,7 @@ mod tests {
         }
         generation.put(key(2), PhyOffset::new(600));
         assert_eq!((generation.find(key(1)), generation.ids()), (Some(PhyOffset::new(500)), 2));
-        generation.forget_from(PhyOffset::new(60));
+        assert_eq!(generation.forget_from(PhyOffset::new(60)).expect("nothing is written"), None);
         assert_eq!((generation.find(key(1)), generation.find(key(2))), (Some(PhyOffset::new(50)), None));
     }
 
