@@ -336,4 +336,6 @@ impl Window {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
