@@ -462,9 +462,13 @@ pub fn offset_name(start: u64) -> String {
     format!("{start:020}")
 }
 
+/// The most that such a name says, 4 EiB: sums with it and the length of a file do not overflow.
+const OFFSET_MAX: u64 = 1 << 62;
+
 /// The offset in such a name, or `None` for any other file.
 pub fn parse_offset_name(name: &str) -> Option<u64> {
-    (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
+    let offset = (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse());
+    offset?.ok().filter(|offset| *offset <= OFFSET_MAX)
 }
 
 /// `dir/NNNNNNNNNNNNNNNNNNNN`.
@@ -514,5 +518,6 @@ mod tests {
         assert_eq!(parse_offset_name(&offset_name(1_073_741_824)), Some(1_073_741_824));
         assert_eq!(parse_offset_name("lost+found"), None);
         assert_eq!(parse_offset_name("99999999999999999999"), None);
+        assert_eq!(parse_offset_name("18446744073709551615"), None, "one byte more would be none");
     }
 }
