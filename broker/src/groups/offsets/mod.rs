@@ -222,11 +222,18 @@ impl Offsets {
         let end = |topic: &TopicName, queue| {
             store.find_queue(topic.as_str(), queue).map_or(QueueOffset::ZERO, |queue| queue.max())
         };
-        for (key, offset) in shared.table().clamp(end) {
+        let clamped = shared.table().clamp(end);
+        for (key, offset) in &clamped {
             tracing::warn!(
                 group = %key.group, topic = %key.topic, queue = %key.queue, %offset,
                 "the offset lay beyond the end of its queue, which lost its newest messages; it is set to the end"
             );
+        }
+        // Before anything is sent: at the next start there may be so many messages that the old offset looks right.
+        if !clamped.is_empty()
+            && let Err(error) = shared.save()
+        {
+            tracing::error!(%error, "cannot write consumerOffset.json; offsets that were set back may come back at the next start");
         }
         Self { shared, store, metrics, max, writer: Mutex::default(), logged_end: AtomicU64::new(0) }
     }
@@ -287,7 +294,7 @@ impl Offsets {
         let mut end = PhyOffset::ZERO;
         for chunk in offsets.chunks(record::CHANGES_MAX) {
             let mut writer = self.writer();
-            {
+            let waiting: Vec<_> = {
                 let mut table = self.shared.table();
                 let is_new =
                     |key: &Key| table.get(key.group.as_str(), key.topic.as_str(), key.queue).is_none();
@@ -295,13 +302,14 @@ impl Offsets {
                 if new > 0 && table.len() + new > self.max {
                     return Err(CommitError::Full { max: self.max });
                 }
-                for (key, _) in chunk {
-                    table.drop_waiting(key);
-                }
-            }
+                chunk.iter().flat_map(|(key, _)| table.take_waiting_of(key)).collect()
+            };
             let changes: Vec<_> =
                 chunk.iter().map(|(key, offset)| Change::Reset(key.clone(), *offset)).collect();
-            end = self.append(&mut writer, &changes)?;
+            end = self.append(&mut writer, &changes).inspect_err(|_| {
+                self.shared.table().put_back(&waiting);
+                self.shared.wake.notify_one();
+            })?;
         }
         self.finish(end).await?;
         self.metrics.offsets_reset.add(offsets.len() as u64);

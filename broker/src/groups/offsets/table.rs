@@ -179,15 +179,27 @@ impl Table {
         }
     }
 
-    /// Forgets what waits for `key`: a reset is about to be logged.
-    pub fn drop_waiting(&mut self, key: &Key) {
+    /// Takes out what waits for `key`: a reset is about to be logged.
+    pub fn take_waiting_of(&mut self, key: &Key) -> Vec<Change> {
+        let (noted, followed) = (self.noted.contains(key), self.followed.contains(key));
         self.noted.retain(|waiting| waiting != key);
         self.followed.retain(|waiting| waiting != key);
-        if let Some(entry) = self.groups.get_mut(&key.group).and_then(|topics| topics.get_mut(&key.topic))
-            && let Some(entry) = entry.get_mut(&key.queue)
-        {
-            entry.noted = None;
+        let entry = self.groups.get_mut(&key.group).and_then(|topics| topics.get_mut(&key.topic));
+        let offset = entry.and_then(|queues| queues.get_mut(&key.queue)?.noted.take());
+        let followed = followed.then(|| Change::Followed(key.clone()));
+        let noted = offset.filter(|_| noted).map(|offset| Change::Advance(key.clone(), offset));
+        followed.into_iter().chain(noted).collect()
+    }
+
+    /// Takes back what was taken out for a reset that could not be logged.
+    pub fn put_back(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Advance(key, offset) = change {
+                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
+                entry.noted = entry.noted.max(Some(*offset));
+            }
         }
+        self.keep_waiting(changes);
     }
 
     /// Applies what the log says.

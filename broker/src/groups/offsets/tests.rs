@@ -186,6 +186,25 @@ async fn offsets_of_messages_that_were_lost_are_set_back_to_the_end() {
     assert_eq!(offsets.get("g", "T", QueueId::new(1)), Some(at(3)));
     let json = String::from_utf8(offsets.to_json()).unwrap();
     assert!(json.contains("\"T@g\":{") && !json.contains("gantryPosition"), "{json}");
+    // When there are as many messages again, the old offset would look right.
+    fixture::send(&offsets.store, "T", 0, 40).await;
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(10)));
+}
+
+#[tokio::test]
+async fn a_reset_that_is_refused_changes_nothing() {
+    let (dir, offsets) = filled().await;
+    offsets.note(key("g", "T", 0), at(5)).unwrap();
+    let in_the_way = dir.path().join("consumequeue").join(topics::STATE);
+    std::fs::write(&in_the_way, "").unwrap();
+    let refused = offsets.reset(vec![(key("g", "T", 0), at(2))]).await;
+    assert!(matches!(refused, Err(CommitError::StateQueue(_))), "{refused:?}");
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(5)));
+    std::fs::remove_file(&in_the_way).unwrap();
+    offsets.settle().await.unwrap();
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(5)));
 }
 
 /// Without offsets there is no file, and the table asks for the whole log.

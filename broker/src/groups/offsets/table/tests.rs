@@ -112,7 +112,7 @@ fn noted_offsets_are_seen_at_once_and_logged_together() {
 fn a_reset_wins_over_what_was_noted_before_it() {
     let mut table = Table::default();
     table.note(key("g", "T", 0), at(9));
-    table.drop_waiting(&key("g", "T", 0));
+    assert_eq!(table.take_waiting_of(&key("g", "T", 0)), vec![advance(0, 9)]);
     assert_eq!(table.take_waiting(), vec![]);
     table.apply(&Change::Reset(key("g", "T", 0), at(2)));
     assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(2)));
