@@ -108,6 +108,8 @@ pub(super) struct State {
     index_is_full: bool,
     /// The queue of the record before: most records follow one of their own queue.
     last_queue: Option<Arc<Queue>>,
+    /// Whether entries of queues could not be written since the last flush, which was told.
+    unwritten: bool,
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -119,8 +121,14 @@ impl std::fmt::Debug for Dispatcher {
 impl Dispatcher {
     /// A dispatcher that starts at `at`.
     pub fn new(folds: Folds, projections: Vec<Box<dyn Projection>>, at: PhyOffset) -> Self {
-        let state =
-            State { at, last_store_at: Millis::ZERO, projections, index_is_full: false, last_queue: None };
+        let state = State {
+            at,
+            last_store_at: Millis::ZERO,
+            projections,
+            index_is_full: false,
+            last_queue: None,
+            unwritten: false,
+        };
         Self { wanted: AtomicBool::new(false), folds, state: Mutex::new(state) }
     }
 
@@ -186,7 +194,11 @@ impl Dispatcher {
         let queue = self.queue_of(state, &view);
         if let Some(queue) = &queue {
             let entry = self.folds.entry_of(queue, &view, &hot);
-            if let Err(error) = self.folds.queues.push(queue, entry) {
+            let pushed = self.folds.queues.push(queue, entry);
+            // Once, not for each of the thousands that follow while the disk is full.
+            if let Err(error) = pushed
+                && !(error.is_write() && std::mem::replace(&mut state.unwritten, true))
+            {
                 tracing::error!(%error, topic = %queue.topic(), queue = %queue.id(), at = %view.phy_offset(), "a record has no entry on the disk");
             }
         }
@@ -293,6 +305,9 @@ impl Dispatcher {
             Applied { at: state.at, store_at: state.last_store_at, queue_entries }
         });
         self.folds.queues.flush()?;
+        if self.with(log, |state| std::mem::take(&mut state.unwritten)) {
+            tracing::info!("entries of consume queues that could not be written are on the disk now");
+        }
         self.folds.index.write()?;
         self.folds.dedup.write()?;
         let saves: Vec<_> = self.with(log, |state| {

@@ -36,7 +36,7 @@ const BLANK_SIZE: u32 = 0x7FFF_FFFF;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PushError {
     /// It is in memory; the next flush tries again.
-    #[error("cannot write the consume queue; the entry stays in memory: {0}")]
+    #[error("cannot write the consume queue; this entry and those that follow stay in memory for now: {0}")]
     Write(#[from] io::Error),
     /// A record's number is not protected by every peer's checksum: a changed bit must not have the queue filled
     /// with blanks up to it.
@@ -50,6 +50,13 @@ pub(super) enum PushError {
         /// The highest one that it can have.
         highest: u64,
     },
+}
+
+impl PushError {
+    /// Whether the entry is in memory and only the disk lacks it.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Self::Write(_))
+    }
 }
 
 /// Where one message is.

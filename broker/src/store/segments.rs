@@ -77,6 +77,16 @@ pub enum SegmentsError {
         /// The configured length.
         expected: u64,
     },
+    /// A file does not begin where one can.
+    #[error(
+        "{path} does not begin at a multiple of {expected} bytes, the length of log files: restore it from a backup"
+    )]
+    Misplaced {
+        /// The file.
+        path: PathBuf,
+        /// Their length.
+        expected: u64,
+    },
     /// A file is missing between two others.
     #[error("the commit log has no file that starts at {missing}: restore it from a backup")]
     Gap {
@@ -104,6 +114,9 @@ impl Segments {
             let short_last = last && (len == 0 || known && len < bytes);
             if len != bytes && !short_last {
                 return Err(SegmentsError::Length { path, len, expected: bytes });
+            }
+            if start % bytes != 0 {
+                return Err(SegmentsError::Misplaced { path, expected: bytes });
             }
             if let Some(before) = files.last()
                 && before.start + bytes != start
@@ -260,5 +273,15 @@ mod tests {
         assert!(wrong.to_string().contains("log files are 8192"), "{wrong}");
         std::fs::remove_file(offset_path(&dir.path().join("commitlog"), 4096)).expect("remove");
         assert!(matches!(open(dir.path()), Err(SegmentsError::Gap { missing: 4096 })));
+    }
+
+    #[test]
+    fn a_file_that_begins_between_two_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let segments = open(dir.path()).expect("an empty log");
+        segments.find_or_create(PhyOffset::ZERO).expect("a file");
+        let path = |start| offset_path(&dir.path().join("commitlog"), start);
+        std::fs::rename(path(0), path(5000)).expect("renamed");
+        assert!(matches!(open(dir.path()), Err(SegmentsError::Misplaced { expected: 4096, .. })));
     }
 }
