@@ -79,7 +79,7 @@ pub fn delete(
     (store, polls): (&Arc<Store>, &Arc<Polls>),
     request: &OwnedCommand,
 ) -> Handled {
-    let name = match deleted(topics, locks, request) {
+    let name = match deleted(topics, locks, store, request) {
         Ok(Some(name)) => name,
         Ok(None) => {
             return Reply { remark: Some("there was no such topic".to_owned()), ..Reply::ok() }.into();
@@ -112,13 +112,21 @@ pub fn delete(
     })
 }
 
-fn deleted(topics: &Topics, locks: &Locks, request: &OwnedCommand) -> Result<Option<TopicName>, Reply> {
+/// The topic whose queues are to go. One that is not known, but has messages, is what a deletion leaves that a kill
+/// broke off.
+fn deleted(
+    topics: &Topics,
+    locks: &Locks,
+    store: &Store,
+    request: &OwnedCommand,
+) -> Result<Option<TopicName>, Reply> {
     let header: TopicHeader = request.header()?;
     let Some(topic) = topics.get(&header.topic) else {
         return if topics.is_system(&header.topic) {
             Err(TopicError::System(header.topic).into())
         } else {
-            Ok(None)
+            let left = store.topic_queues(&header.topic);
+            Ok(left.iter().find(|queue| !queue.is_empty()).map(|queue| queue.topic().clone()))
         };
     };
     topics.delete(&header.topic)?;

@@ -115,6 +115,10 @@ async fn a_deleted_topic_leaves_nothing_behind() {
     assert!(world.store.topic_queues("T").is_empty());
     let again = delete("T").await;
     assert_eq!((again.code, again.remark.as_deref()), (0, Some("there was no such topic")));
+    // What a deletion leaves that a kill broke off: the messages of a topic that is not known any more.
+    world.send("Half-deleted", 0, 3).await;
+    assert_eq!(delete("Half-deleted").await.code, 0);
+    assert!(world.store.topic_queues("Half-deleted").is_empty());
     assert_eq!(delete("TBW102").await.code, 29);
     assert_eq!(delete("rmq_sys_unknown").await.code, 29);
 }

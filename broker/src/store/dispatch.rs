@@ -88,6 +88,16 @@ pub struct Dispatcher {
     state: Mutex<State>,
 }
 
+/// Who gets a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Everybody.
+    All,
+    /// Only projections that lag: queues, index and dedup window have had it. A queue that lacks it now was removed
+    /// since, and must not come back.
+    Lagging,
+}
+
 /// How far the projections are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Applied {
@@ -170,7 +180,7 @@ impl Dispatcher {
         while state.at < limit {
             match replay.step(state.at, limit, Trust::OwnWrites) {
                 Step::Record(view, next) => {
-                    self.apply(state, view);
+                    self.apply(state, view, Audience::All);
                     state.at = next;
                 }
                 Step::NextFile(next) => state.at = next,
@@ -188,10 +198,13 @@ impl Dispatcher {
         log.marks().dispatched.advance(state.at);
     }
 
-    /// Applies one record to everything.
-    fn apply(&self, state: &mut State, view: RecordView<'_>) {
+    /// Applies one record to everything that is to have it.
+    fn apply(&self, state: &mut State, view: RecordView<'_>, audience: Audience) {
         let hot = view.properties().scan();
-        let queue = self.queue_of(state, &view);
+        let queue = match audience {
+            Audience::All => self.queue_of(state, &view),
+            Audience::Lagging => None,
+        };
         if let Some(queue) = &queue {
             let entry = self.folds.entry_of(queue, &view, &hot);
             let pushed = self.folds.queues.push(queue, entry);
@@ -213,6 +226,9 @@ impl Dispatcher {
             if let Err(error) = projection.apply(&record) {
                 report(projection.name(), &record, &error);
             }
+        }
+        if audience == Audience::Lagging {
+            return;
         }
         self.folds.dedup.apply(&record);
         if self.folds.index.apply(&record) {
@@ -260,9 +276,9 @@ impl Dispatcher {
     }
 
     /// Applies a record found by recovery.
-    pub(super) fn replay(&self, view: RecordView<'_>, next: PhyOffset) {
+    pub(super) fn replay(&self, view: RecordView<'_>, next: PhyOffset, audience: Audience) {
         let mut state = self.lock();
-        self.apply(&mut state, view);
+        self.apply(&mut state, view, audience);
         state.at = next;
     }
 

@@ -308,7 +308,7 @@ async fn a_panic_of_the_flusher_stops_the_log() {
 }
 
 /// A projection that is always behind.
-struct Behind(PhyOffset);
+pub(super) struct Behind(pub(super) PhyOffset);
 
 impl Projection for Behind {
     fn name(&self) -> &'static str {
@@ -336,24 +336,53 @@ impl Projection for Behind {
 /// checkpoint counts; the next start took them for damaged.
 #[tokio::test]
 async fn recovery_that_is_broken_off_does_not_look_like_damage() {
+    for end_is_lost in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let disk = FaultDisk::default();
+        let store = with_messages(dir.path(), FlushPolicy::Disk, &disk, 10).await;
+        let behind = store.find_queue("T", QueueId::ZERO).and_then(|queue| queue.entry(QueueOffset::new(4)));
+        let behind = behind.expect("an entry").phy;
+        store.keep_house().expect("a checkpoint");
+        let checkpointed = store.checkpointed();
+        drop(store);
+        let log = dir.path().join("commitlog/00000000000000000000");
+        if end_is_lost {
+            let mut bytes = std::fs::read(&log).expect("readable");
+            bytes[usize::try_from(behind.get()).expect("small")..].fill(0);
+            std::fs::write(&log, bytes).expect("written");
+        }
+        disk.fail(Op::Zero, "commitlog", EIO);
+        let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
+        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Behind(behind))];
+        let opened =
+            Store::open(dir.path(), &options(FlushPolicy::Disk), Arc::new(disk.clone()), clock, projections);
+        assert!(opened.is_err(), "recovery is broken off where it cuts the log");
+        drop(opened);
+        disk.heal();
+        let store = open(dir.path(), FlushPolicy::Disk, &disk);
+        assert_eq!(store.recovered().from, if end_is_lost { behind } else { checkpointed });
+        let left = if end_is_lost { 4 } else { 10 };
+        assert_eq!(bodies(&store, "T", 0), kept(left));
+        drop(store);
+        expect_kept(dir.path(), left, &[]).await;
+    }
+}
+
+/// A kill between the removal of a topic's files and the checkpoint behind it does not look like damage.
+#[tokio::test]
+async fn a_deletion_that_is_broken_off_does_not_look_like_damage() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let disk = FaultDisk::default();
     let store = with_messages(dir.path(), FlushPolicy::Disk, &disk, 10).await;
-    let behind = store.find_queue("T", QueueId::ZERO).and_then(|queue| queue.entry(QueueOffset::new(4)));
-    let behind = behind.expect("an entry").phy;
+    super::tests::send(&store, "Deleted", 0, b"old", "old").await;
+    store.remove_topic("Deleted").expect("removed");
+    super::tests::send(&store, "Other", 0, b"other", "other").await;
     store.keep_house().expect("a checkpoint");
+    // The files go, then comes the kill: the checkpoint behind it is not written.
+    store.checkpoint(super::EntryCount::Unknown).expect("a checkpoint");
+    store.dispatcher.remove_topic(&store.log, "Other").expect("removed");
     drop(store);
-    disk.fail(Op::Zero, "commitlog", EIO);
-    let clock = Arc::new(ManualClock::new(Millis::new(1_700_000_000_000)));
-    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Behind(behind))];
-    let opened =
-        Store::open(dir.path(), &options(FlushPolicy::Disk), Arc::new(disk.clone()), clock, projections);
-    assert!(opened.is_err(), "recovery is broken off where it cuts the log");
-    drop(opened);
-    disk.heal();
     let store = open(dir.path(), FlushPolicy::Disk, &disk);
-    assert_eq!(store.recovered().from, behind);
     assert_eq!(bodies(&store, "T", 0), kept(10));
-    drop(store);
-    expect_kept(dir.path(), 10, &[]).await;
+    assert!(bodies(&store, "Deleted", 0).is_empty() && bodies(&store, "Other", 0).is_empty());
 }

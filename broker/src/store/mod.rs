@@ -224,9 +224,12 @@ impl Store {
 
     /// Drops a topic's consume queues. Its records stay in the log until that is cleaned.
     pub fn remove_topic(&self, topic: &str) -> io::Result<()> {
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        // A checkpoint counts the entries of all queues. Killed before the next one, the store would take those that
+        // are removed for damage and list them again.
+        self.checkpoint(EntryCount::Unknown)?;
         self.dispatcher.remove_topic(&self.log, topic)?;
-        // The checkpoint counts the entries of all queues.
-        self.save_checkpoint()
+        self.checkpoint(EntryCount::Known)
     }
 
     /// Gives the batch's records their places. They are written by the next [`drive`](Self::drive).
@@ -302,6 +305,11 @@ impl Store {
     /// Makes everything durable that is not, and saves how far that is. Does nothing when nothing is new.
     pub fn save_checkpoint(&self) -> io::Result<()> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint(EntryCount::Known)
+    }
+
+    /// Only while `checkpointing` is held.
+    fn checkpoint(&self, count: EntryCount) -> io::Result<()> {
         // Before the projections: their files should not outlive the records they name.
         self.log.flush().map_err(|failure| stopped(&failure))?;
         let applied = self.dispatcher.flush(&self.log)?;
@@ -320,7 +328,8 @@ impl Store {
             format: checkpoint::FORMAT,
             flushed: flushed.get(),
             segment_bytes: Some(self.log.segments().segment_bytes()),
-            queue_entries: (durable == applied.at).then_some(applied.queue_entries),
+            queue_entries: (durable == applied.at && count == EntryCount::Known)
+                .then_some(applied.queue_entries),
             projections,
             gaps: self.gaps.iter().filter(|gap| gap.to > min.get()).copied().collect(),
             boot: self.disk.boot(),
@@ -370,6 +379,13 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.stop_flusher();
     }
+}
+
+/// Whether a checkpoint says how many entries the queues have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EntryCount {
+    Known,
+    Unknown,
 }
 
 fn stopped(failure: &Poisoned) -> io::Error {

@@ -18,6 +18,7 @@ use super::append::Log;
 use super::dedup::DedupKey;
 use super::disk::offset_path;
 use super::fault_disk::{EIO, FaultDisk, Op as DiskOp};
+use super::fault_tests::Behind;
 use super::tests::{options, push};
 use super::*;
 use crate::clock::ManualClock;
@@ -119,6 +120,8 @@ struct Run {
     disk: FaultDisk,
     clock: Arc<ManualClock>,
     policy: FlushPolicy,
+    /// Whether a projection wants the whole log at each start.
+    behind: bool,
     runtime: Runtime,
     /// `None` only while it is opened again.
     store: Option<Store>,
@@ -128,12 +131,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(policy: FlushPolicy) -> Self {
+    fn new(policy: FlushPolicy, behind: bool) -> Self {
         let mut run = Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
             disk: FaultDisk::default(),
             clock: Arc::new(ManualClock::new(Millis::new(1_700_000_000_000))),
             policy,
+            behind,
             runtime: tokio::runtime::Builder::new_current_thread().build().expect("a runtime"),
             store: None,
             sent: Vec::new(),
@@ -148,7 +152,10 @@ impl Run {
             Retention { keep_ms: KEEP_MS, disk_high_ratio: 2.0, ..options(self.policy).retention };
         let options = StoreOptions { retention, ..options(self.policy) };
         let (disk, clock) = (Arc::new(self.disk.clone()), Arc::clone(&self.clock));
-        self.store = Some(Store::open(self.dir.path(), &options, disk, clock, Vec::new()).expect("it opens"));
+        let projections: Vec<Box<dyn Projection>> =
+            if self.behind { vec![Box::new(Behind(PhyOffset::new(1)))] } else { Vec::new() };
+        self.store =
+            Some(Store::open(self.dir.path(), &options, disk, clock, projections).expect("it opens"));
     }
 
     fn store(&self) -> &Store {
@@ -406,8 +413,8 @@ fn queues() -> impl Iterator<Item = (&'static str, u32)> {
     TOPICS.into_iter().flat_map(|topic| (0..QUEUES).map(move |queue| (topic, queue)))
 }
 
-fn run(policy: FlushPolicy, ops: &[Op]) {
-    let mut run = Run::new(policy);
+fn run(policy: FlushPolicy, behind: bool, ops: &[Op]) {
+    let mut run = Run::new(policy, behind);
     for op in ops {
         run.apply(op);
     }
@@ -418,12 +425,18 @@ proptest! {
     #![proptest_config(crate::fixture::cases(48))]
 
     #[test]
-    fn a_store_under_disk_is_what_was_flushed(ops in prop::collection::vec(op(), 1..40)) {
-        run(FlushPolicy::Disk, &ops);
+    fn a_store_under_disk_is_what_was_flushed(
+        behind in any::<bool>(),
+        ops in prop::collection::vec(op(), 1..40),
+    ) {
+        run(FlushPolicy::Disk, behind, &ops);
     }
 
     #[test]
-    fn a_store_under_memory_is_what_was_flushed(ops in prop::collection::vec(op(), 1..40)) {
-        run(FlushPolicy::Memory, &ops);
+    fn a_store_under_memory_is_what_was_flushed(
+        behind in any::<bool>(),
+        ops in prop::collection::vec(op(), 1..40),
+    ) {
+        run(FlushPolicy::Memory, behind, &ops);
     }
 }

@@ -19,7 +19,7 @@ use super::layout::Layout;
 use super::projection::Projection;
 use super::queue;
 use super::queues::Queues;
-use super::recover::{self, Recovered};
+use super::recover::{self, Recovered, Start};
 use super::retain::{Holds, Retention};
 use super::segments::{Segments, SegmentsError};
 use super::{FlushPolicy, Store, flush, stopped};
@@ -121,15 +121,20 @@ impl Store {
             disk.replace(&layout.abort(), std::process::id().to_string().as_bytes()).map_err(io)?;
         }
 
-        let from = replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean);
         let whole = queues_are_whole(&folds.queues, positions.as_ref()).map_err(io)?;
-        let from = if whole { from } else { segments.min() };
-        give_up_queues(disk.as_ref(), &layout, positions.as_ref(), from).map_err(io)?;
+        let start = if whole {
+            replay_from(&layout, &segments, &folds, positions.as_ref(), &projections, clean)
+        } else {
+            Start { from: segments.min(), listed: segments.min() }
+        };
+        let from = start.from;
+        let give_up = |at| give_up_queues(disk.as_ref(), &layout, positions.as_ref(), at);
+        give_up(start.listed).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
         let peer = checkpoint::load_peer(&layout);
         let judge = Judge::new((positions.as_ref(), peer.as_ref()), clean, options.policy, clock.now())
             .on(disk.as_ref());
-        let recovered = recover::run(&segments, &folds, &dispatcher, from, &judge).map_err(io)?;
+        let recovered = recover::run(&segments, &folds, &dispatcher, start, &judge, give_up).map_err(io)?;
         let gaps = judge.after(from, recovered.end, &recovered.gaps);
         let recovered = Recovered { clean, ..recovered };
         report_lost(&recovered, positions.as_ref());
@@ -239,11 +244,11 @@ fn replay_from(
     positions: Option<&Positions>,
     projections: &[Box<dyn Projection>],
     clean: bool,
-) -> PhyOffset {
-    let from = match positions {
+) -> Start {
+    let listed = match positions {
         // Projections at zero rely on the checkpoint; the others keep a position of their own.
-        // Without any queue files there is nothing that the checkpoint could speak of.
-        Some(_) if folds.queues.topics().is_empty() => PhyOffset::ZERO,
+        // Without any queue files there is nothing that the checkpoint could speak of, unless it says so.
+        Some(known) if known.queue_entries != Some(0) && folds.queues.topics().is_empty() => PhyOffset::ZERO,
         Some(positions) => positions.start(&["queues"]),
         None => recover::start_of_peer(layout, segments, &folds.queues, clean),
     };
@@ -251,7 +256,11 @@ fn replay_from(
         projections.iter().map(|projection| projection.position()).filter(|at| *at > PhyOffset::ZERO).min();
     // One that lacks its file says 1: all records count, the one at 0 among them.
     let own = own.map(|own| if own == PhyOffset::new(1) { PhyOffset::ZERO } else { own });
-    own.map_or(from, |own| from.min(own)).max(segments.min())
+    let from = own.map_or(listed, |own| listed.min(own)).max(segments.min());
+    // Records that others lack are not for the queues: those of a deleted topic would be listed again. Of queues
+    // without a checkpoint nobody knows whether they are whole: they are built again as far as is read anyway.
+    let listed = if positions.is_some() { listed.max(from) } else { from };
+    Start { from, listed }
 }
 
 /// Whether the queue files hold as many entries for the log below the checkpoint as they did when it was saved.

@@ -15,7 +15,8 @@ pub struct Dispatched<'a> {
     pub view: RecordView<'a>,
     /// Its properties that most projections look at, found in one pass.
     pub hot: HotProperties<'a>,
-    /// The queue it is an entry of; `None` for records that no queue lists.
+    /// The queue it is an entry of; `None` for records that no queue lists, and at a start for those that the queues
+    /// have had before.
     pub queue: Option<&'a Arc<Queue>>,
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use gantry_proto::ids::PhyOffset;
 
 use super::checkpoint::{self, PeerCheckpoint};
-use super::dispatch::{Dispatcher, Folds};
+use super::dispatch::{Audience, Dispatcher, Folds};
 use super::gaps::{Gap, Judge};
 use super::layout::Layout;
 use super::queues::Queues;
@@ -20,6 +20,15 @@ use super::segments::Segments;
 
 /// How far behind damage recovery looks for more records. More than can wait unflushed.
 pub const RESYNC_BYTES: u64 = 96 * 1024 * 1024;
+
+/// Where recovery begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    /// With reading: the smallest position of all.
+    pub from: PhyOffset,
+    /// With queues, index and dedup window, which have every record below. Not below `from`.
+    pub listed: PhyOffset,
+}
 
 /// What recovery found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,27 +76,30 @@ pub(super) fn from_peer(segments: &Segments, peer: &PeerCheckpoint) -> PhyOffset
     segments.min()
 }
 
-/// Reads from `from` to the end, applying every record; cuts log and projections at the end. After a clean
-/// stop of ours the end is known. `judge` tells what the gaps are.
+/// Reads from `start` to the end, applying every record; cuts log and projections at the end. After a clean
+/// stop of ours the end is known. `judge` tells what the gaps are. When the end is below what the queues had,
+/// `give_up` notes it before they are cut.
 pub(super) fn run(
     segments: &Segments,
     folds: &Folds,
     dispatcher: &Dispatcher,
-    from: PhyOffset,
+    Start { from, listed }: Start,
     judge: &Judge<'_>,
+    give_up: impl FnOnce(PhyOffset) -> io::Result<()>,
 ) -> io::Result<Recovered> {
     let limit = segments.all().last().map_or(PhyOffset::ZERO, |last| last.start() + segments.segment_bytes());
     let clean_end = judge.clean_end();
     let mut recovered = Recovered { from, ..Recovered::default() };
-    // What the projections hold behind `from` may not be durable: it is built again from the log.
-    folds.queues.each(|queue| queue.truncate(from))?;
+    // What the queues hold behind `listed` may not be durable: it is built again from the log.
+    folds.queues.each(|queue| queue.truncate(listed))?;
     dispatcher.seek(from);
     let mut replay = Replay::new(segments);
     let mut at = from;
     loop {
         match replay.step(at, limit, Trust::Nothing) {
             Step::Record(view, next) => {
-                dispatcher.replay(view, next);
+                let audience = if at < listed { Audience::Lagging } else { Audience::All };
+                dispatcher.replay(view, next, audience);
                 recovered.records += 1;
                 at = next;
             }
@@ -121,6 +133,9 @@ pub(super) fn run(
         }
     }
     recovered.end = at;
+    if at < listed {
+        give_up(at)?;
+    }
     segments.cut(at)?;
     dispatcher.seek(at);
     folds.queues.each(|queue| queue.truncate(at))?;

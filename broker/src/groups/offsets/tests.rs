@@ -127,6 +127,30 @@ async fn deleted_topics_and_groups_stay_deleted() {
     assert!(offsets.of_group("g").is_empty() && offsets.topics_of_group("h").is_empty());
 }
 
+/// Regression: the offsets lag behind the checkpoint's queues, and what a deleted topic had between the two was
+/// listed again.
+#[tokio::test]
+async fn a_deleted_topics_messages_stay_away_after_a_kill() {
+    let dir = TempDir::new().unwrap();
+    let mut offsets = open(dir.path());
+    fixture::send(&offsets.store, "U", 0, 10).await;
+    offsets.commit(key("g", "U", 0), at(7)).await.unwrap();
+    offsets.store.keep_house().unwrap();
+    fixture::send(&offsets.store, "T", 0, 10).await;
+    offsets.remove_topic(&TopicName::internal("T")).await.unwrap();
+    offsets.store.remove_topic("T").unwrap();
+    for _ in 0..2 {
+        offsets = killed(&dir, offsets);
+        let listed =
+            |topic| offsets.store.topic_queues(topic).iter().map(|queue| queue.max().get()).sum::<u64>();
+        assert_eq!((listed("T"), listed("U")), (0, 10));
+        assert_eq!(offsets.get("g", "U", QueueId::ZERO), Some(at(7)));
+    }
+    let queue = offsets.store.queue(&TopicName::internal("T"), QueueId::ZERO).unwrap();
+    fixture::send(&offsets.store, "T", 0, 3).await;
+    assert_eq!((queue.min(), queue.max()), (at(0), at(3)));
+}
+
 #[tokio::test]
 async fn the_table_does_not_outgrow_its_bound() {
     let (_dir, offsets) = filled().await;
