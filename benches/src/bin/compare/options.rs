@@ -60,7 +60,7 @@ pub struct Options {
 pub enum Set {
     /// Some minutes: shows that everything works. The JVMs are cold, nothing can be compared.
     Quick,
-    /// About half an hour: what the targets need three times, the other shapes once.
+    /// What the targets need three times, the other shapes once.
     Default,
     /// Hours: everything under both policies, five times.
     Full,
