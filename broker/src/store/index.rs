@@ -126,18 +126,19 @@ impl KeyIndex {
             pending.writing = Arc::clone(&keys);
             keys
         };
-        let result = self.write_keys(&mut files, &keys);
+        let mut left = keys.as_slice();
+        let result = self.write_keys(&mut files, &mut left);
         let mut pending = self.pending();
         pending.writing = Arc::default();
-        if result.is_err() {
-            let mut again = keys.to_vec();
-            again.append(&mut pending.keys);
-            pending.keys = again;
-        }
+        // Those in files that became full before a failure must not be written once more.
+        let mut again = left.to_vec();
+        again.append(&mut pending.keys);
+        pending.keys = again;
         result
     }
 
-    fn write_keys(&self, files: &mut Vec<IndexFile>, mut keys: &[Key]) -> io::Result<()> {
+    /// Writes `keys`; what is left of them after a failure is in no file.
+    fn write_keys(&self, files: &mut Vec<IndexFile>, keys: &mut &[Key]) -> io::Result<()> {
         while let Some(first) = keys.first() {
             let full = files.last().is_none_or(|file| file.header.next >= self.options.entries);
             if full {
@@ -148,7 +149,7 @@ impl KeyIndex {
             let room = self.options.entries.saturating_sub(file.header.next) as usize;
             let (now, later) = keys.split_at(room.min(keys.len()));
             file.add(self.options, now)?;
-            keys = later;
+            *keys = later;
         }
         Ok(())
     }

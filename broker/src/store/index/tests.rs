@@ -1,6 +1,7 @@
 //! Tests of the key index.
 
 use super::super::disk::RealDisk;
+use super::super::fault_disk::{FaultDisk, Op};
 use super::*;
 
 const SMALL: IndexOptions = IndexOptions { slots: 7, entries: 20 };
@@ -36,6 +37,24 @@ fn keys_are_found_before_and_after_writing_and_in_older_files() {
     assert_eq!(again.newest().1, PhyOffset::new(4900));
     again.raise_min(PhyOffset::new(2500)).expect("raised");
     assert_eq!(find(&again, "k3"), [4300, 3300, 2300]);
+}
+
+#[test]
+fn a_failure_in_a_later_file_writes_nothing_twice() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = FaultDisk::default();
+    let index = KeyIndex::open(Arc::new(disk.clone()), dir.path().join("index"), SMALL).expect("an index");
+    for n in 0..30 {
+        // The second file begins with number 19, at 03:03:20.
+        add(&index, "T", &format!("k{n}"), if n < 19 { n } else { 10_000_000 + n - 19 });
+    }
+    disk.fail(Op::Write { after: 0 }, "19700101030320000", 5);
+    index.write().expect_err("the second file cannot be written");
+    disk.heal();
+    index.write().expect("written");
+    let files = index.files.lock().expect("not poisoned");
+    let entries: Vec<u32> = files.iter().map(|file| file.header.next - 1).collect();
+    assert_eq!(entries, [19, 11]);
 }
 
 #[test]
