@@ -75,17 +75,25 @@ fn message(properties: &str) -> SendMessageHeader<'_> {
     }
 }
 
-/// A pull that waits for the second message of a queue.
-fn waiting_pull() -> PullMessageHeader<'static> {
+/// A pull of the first message of a queue.
+fn pull() -> PullMessageHeader<'static> {
     PullMessageHeader {
         consumer_group: "consumers",
         topic: "T",
-        queue_offset: 1,
         max_msg_nums: 1,
-        sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,
-        suspend_timeout_millis: 60_000,
+        sys_flag: sys_flag::SUBSCRIPTION,
         subscription: Some("*"),
         ..PullMessageHeader::default()
+    }
+}
+
+/// A pull that waits for the second one.
+fn waiting_pull() -> PullMessageHeader<'static> {
+    PullMessageHeader {
+        queue_offset: 1,
+        sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,
+        suspend_timeout_millis: 60_000,
+        ..pull()
     }
 }
 
@@ -165,16 +173,7 @@ async fn a_pull_that_may_not_wait_is_refused() {
     let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
     ask(&mut stream, RequestCode::SendMessage, &message(""), b"one").await;
     assert_eq!(hear(&mut stream).await.code, 0);
-    let pull = PullMessageHeader {
-        consumer_group: "consumers",
-        topic: "T",
-        queue_offset: 1,
-        max_msg_nums: 32,
-        sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,
-        suspend_timeout_millis: 20_000,
-        subscription: Some("*"),
-        ..PullMessageHeader::default()
-    };
+    let pull = PullMessageHeader { max_msg_nums: 32, suspend_timeout_millis: 20_000, ..waiting_pull() };
     ask(&mut stream, RequestCode::PullMessage, &pull, b"").await;
     ask(&mut stream, RequestCode::PullMessage, &pull, b"").await;
     let refused = hear(&mut stream).await;
@@ -200,15 +199,7 @@ async fn one_answer_at_a_time_is_prepared_while_others_do_not_read() {
     ask(&mut sender, RequestCode::SendMessage, &message(""), &vec![b'x'; 20_000]).await;
     assert_eq!(hear(&mut sender).await.code, 0);
     let services = broker.services();
-    let pull = PullMessageHeader {
-        consumer_group: "consumers",
-        topic: "T",
-        max_msg_nums: 1,
-        sys_flag: sys_flag::SUBSCRIPTION,
-        subscription: Some("*"),
-        ..PullMessageHeader::default()
-    };
-    let frames = frame(RequestCode::PullMessage, &pull, b"").repeat(10);
+    let frames = frame(RequestCode::PullMessage, &pull(), b"").repeat(10);
     let answered = || {
         let mut connection = connection(services);
         connection.take_frames(&mut frames.as_slice().into()).expect("frames");
@@ -234,15 +225,7 @@ async fn a_client_that_does_not_read_holds_up_no_stop() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
     let (ours, mut theirs) = tokio::io::duplex(1000);
     let served = tokio::spawn(super::serve_stream(std::sync::Arc::clone(services), ours, address, address));
-    let pull = PullMessageHeader {
-        consumer_group: "consumers",
-        topic: "T",
-        max_msg_nums: 1,
-        sys_flag: sys_flag::SUBSCRIPTION,
-        subscription: Some("*"),
-        ..PullMessageHeader::default()
-    };
-    theirs.write_all(&frame(RequestCode::PullMessage, &pull, b"")).await.expect("written");
+    theirs.write_all(&frame(RequestCode::PullMessage, &pull(), b"")).await.expect("written");
     theirs.read_u8().await.expect("the answer begins");
     let began = tokio::time::Instant::now();
     services.connections.stop();

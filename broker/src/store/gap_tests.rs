@@ -49,6 +49,13 @@ async fn send_some(store: &Store, count: usize) -> Vec<PhyOffset> {
     places
 }
 
+/// Sends four messages, takes a checkpoint and sends six more; gives the places of these.
+async fn killed_behind_a_checkpoint(store: Store) -> Vec<PhyOffset> {
+    send_some(&store, 4).await;
+    store.keep_house().expect("a checkpoint");
+    send_some(&store, 6).await
+}
+
 /// Makes the record at `at` none: its first bytes are lost.
 fn tear(dir: &Path, at: PhyOffset) {
     let start = at.get() - at.get() % SEGMENT_BYTES;
@@ -73,11 +80,7 @@ fn recorded(dir: &Path) -> Vec<Gap> {
 #[tokio::test]
 async fn what_power_tore_behind_the_checkpoint_is_no_damage() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = open(dir.path());
-    send_some(&store, 4).await;
-    store.keep_house().expect("a checkpoint");
-    let places = send_some(&store, 6).await;
-    drop(store);
+    let places = killed_behind_a_checkpoint(open(dir.path())).await;
     tear(dir.path(), places[2]);
     assert_eq!(in_log(&look_at(dir.path())).0, 1, "while the machine runs on, what was written is there");
     fail_power(dir.path());
@@ -119,11 +122,7 @@ async fn what_power_tore_behind_the_checkpoint_is_no_damage() {
 async fn under_the_policy_disk_the_log_ends_where_power_tore_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let open = || open_as(dir.path(), &options(FlushPolicy::Disk)).expect("the store opens");
-    let store = open();
-    send_some(&store, 4).await;
-    store.keep_house().expect("a checkpoint");
-    let places = send_some(&store, 6).await;
-    drop(store);
+    let places = killed_behind_a_checkpoint(open()).await;
     tear(dir.path(), places[2]);
     fail_power(dir.path());
     let store = open();
@@ -139,12 +138,8 @@ async fn under_the_policy_disk_the_log_ends_where_power_tore_it() {
 async fn what_the_peer_has_flushed_since_is_damaged_and_no_end() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let open = || open_as(dir.path(), &options(FlushPolicy::Disk)).expect("the store opens");
-    let store = open();
-    send_some(&store, 4).await;
-    store.keep_house().expect("a checkpoint");
-    let places = send_some(&store, 6).await;
-    let layout = store.layout().clone();
-    drop(store);
+    let places = killed_behind_a_checkpoint(open()).await;
+    let layout = Layout::new(dir.path());
     let peer = PeerCheckpoint { logics_phy: places[4], ..PeerCheckpoint::default() };
     fs::write(layout.checkpoint(), peer.encode(places[4])).expect("written");
     tear(dir.path(), places[2]);

@@ -61,31 +61,40 @@ impl Gap {
 #[derive(Clone, Copy, Debug)]
 pub struct Judge<'a> {
     positions: Option<&'a Positions>,
-    peer: Option<&'a PeerCheckpoint>,
     clean: bool,
     policy: FlushPolicy,
     now: Millis,
-    /// Whether the power cannot have failed.
-    powered: bool,
+    /// See [`unflushed_from`].
+    unflushed_from: u64,
+}
+
+/// From where on a gap that nobody has met before is what a power failure leaves, by the checkpoints, ours and the
+/// peer's, and how the broker before ended; `u64::MAX` where none can be. What nobody vouches for may have been kept, and
+/// while the machine runs on since the checkpoint its power has not failed.
+pub fn unflushed_from(
+    positions: Option<&Positions>,
+    peer: Option<&PeerCheckpoint>,
+    clean: bool,
+    disk: &dyn Disk,
+) -> u64 {
+    match positions {
+        Some(known) if !clean && !known.is_of_this_boot(disk) => flushed(known, peer),
+        _ => u64::MAX,
+    }
 }
 
 impl<'a> Judge<'a> {
-    /// For a start at `now`, by the checkpoints that it begins with, ours and the peer's, and how the broker before it
-    /// ended.
-    pub const fn new(
+    /// For a start at `now` of a store on `disk`, by the checkpoints that it begins with, ours and the peer's, and how
+    /// the broker before it ended.
+    pub fn new(
         (positions, peer): (Option<&'a Positions>, Option<&'a PeerCheckpoint>),
         clean: bool,
         policy: FlushPolicy,
         now: Millis,
+        disk: &dyn Disk,
     ) -> Self {
-        Self { positions, peer, clean, policy, now, powered: false }
-    }
-
-    /// The same for a store on `disk`, which may tell that the machine has not stopped since the checkpoint.
-    #[must_use]
-    pub fn on(self, disk: &dyn Disk) -> Self {
-        let powered = self.positions.is_some_and(|known| known.is_of_this_boot(disk));
-        Self { powered, ..self }
+        let unflushed_from = unflushed_from(positions, peer, clean, disk);
+        Self { positions, clean, policy, now, unflushed_from }
     }
 
     /// Whether the log ends where the gap from `from` up to `to` begins, though whole records follow. Under the policy
@@ -102,12 +111,7 @@ impl<'a> Judge<'a> {
 
     /// What a gap means that nobody has met before.
     fn kind(&self, from: PhyOffset) -> GapKind {
-        match self.positions {
-            Some(known) if !self.clean && !self.powered && from.get() >= flushed(known, self.peer) => {
-                GapKind::Unflushed
-            }
-            _ => GapKind::Damaged, // what nobody vouches for may have been kept
-        }
+        if from.get() >= self.unflushed_from { GapKind::Unflushed } else { GapKind::Damaged }
     }
 
     /// Where the log ends, if the broker before has stopped cleanly.
@@ -162,7 +166,7 @@ mod tests {
     }
 
     fn met(positions: Option<&Positions>, clean: bool, from: u64) -> Gap {
-        Judge::new((positions, None), clean, FlushPolicy::Memory, NOW).meet(
+        Judge::new((positions, None), clean, FlushPolicy::Memory, NOW, &RealDisk).meet(
             PhyOffset::new(from),
             PhyOffset::new(from + 50),
             "blank",
@@ -186,7 +190,7 @@ mod tests {
     fn while_the_machine_runs_no_gap_comes_from_its_power() {
         let kind = |boot: Option<&str>| {
             let positions = Positions { flushed: 100, boot: boot.map(str::to_owned), ..Positions::default() };
-            let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Disk, NOW).on(&RealDisk);
+            let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Disk, NOW, &RealDisk);
             let (from, to) = (PhyOffset::new(100), PhyOffset::new(150));
             (judge.meet(from, to, "blank").kind, judge.is_end(from, to))
         };
@@ -208,7 +212,7 @@ mod tests {
     fn gaps_that_were_read_and_not_met_are_gone_and_their_number_is_bounded() {
         let positions =
             Positions { gaps: vec![gap(10, 20), gap(90, 110), gap(200, 210)], ..Positions::default() };
-        let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Memory, NOW);
+        let judge = Judge::new((Some(&positions), None), false, FlushPolicy::Memory, NOW, &RealDisk);
         let after = judge.after(PhyOffset::new(100), PhyOffset::new(500), &[gap(100, 110), gap(300, 310)]);
         assert_eq!(after, [gap(10, 20), gap(90, 110), gap(300, 310)]);
         assert_eq!(judge.after(PhyOffset::new(100), PhyOffset::new(15), &[]), []);

@@ -132,8 +132,8 @@ impl Store {
         give_up(start.listed).map_err(io)?;
         let dispatcher = Dispatcher::new(folds.clone(), projections, from);
         let peer = checkpoint::load_peer(&layout);
-        let judge = Judge::new((positions.as_ref(), peer.as_ref()), clean, options.policy, clock.now())
-            .on(disk.as_ref());
+        let known = (positions.as_ref(), peer.as_ref());
+        let judge = Judge::new(known, clean, options.policy, clock.now(), disk.as_ref());
         let recovered = recover::run(&segments, &folds, &dispatcher, start, &judge, give_up).map_err(io)?;
         let gaps = judge.after(from, recovered.end, &recovered.gaps);
         let recovered = Recovered { clean, ..recovered };

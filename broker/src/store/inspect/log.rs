@@ -310,7 +310,7 @@ fn stretch(
             );
             (Severity::Gap, &mut scanned.gaps, why)
         }
-        None if !known.is_clean() && !known.powered && at >= known.gaps_from => {
+        None if at >= known.gaps_from => {
             let why = "; none of it was known to be on the disk, the next start passes over it, or ends the log there".to_owned();
             (Severity::Mended, &mut scanned.gaps, why)
         }

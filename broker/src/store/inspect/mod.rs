@@ -30,7 +30,7 @@ use serde::Serialize;
 use super::checkpoint::{self, CheckpointError};
 use super::disk::{DirLock, ReadOnlyDisk};
 use super::dispatch::DelayLevels;
-use super::gaps::Gap;
+use super::gaps::{Gap, unflushed_from};
 use super::index::IndexOptions;
 use super::layout::Layout;
 use finding::Findings;
@@ -71,14 +71,12 @@ struct Known {
     is_ours: bool,
     /// Log bytes below were on the disk.
     flushed: u64,
-    /// Gaps from here on are what a power failure leaves, if the stop was not clean.
+    /// See [`unflushed_from`].
     gaps_from: u64,
     /// The next start applies the records from here on again.
     replayed_from: u64,
     /// Gaps of the log that were met by a start.
     gaps: Vec<Gap>,
-    /// Whether the power cannot have failed since.
-    powered: bool,
 }
 
 impl Known {
@@ -214,10 +212,9 @@ fn look(
         closed,
         is_ours: positions.is_some(),
         flushed: positions.map_or(0, |known| known.flushed),
-        gaps_from: positions.map_or(u64::MAX, |known| checkpoint::flushed(known, peer.as_ref())),
+        gaps_from: unflushed_from(positions, peer.as_ref(), closed == Closed::Cleanly, &ReadOnlyDisk),
         replayed_from: files::replayed_from(layout, &log_files, positions, queues.max_phy()),
         gaps: positions.map(|known| known.gaps.clone()).unwrap_or_default(),
-        powered: positions.is_some_and(|known| known.is_of_this_boot(&ReadOnlyDisk)),
     };
     let counted = queues.count_below(positions, known.replayed_from);
     if let Some((found, expected)) = counted.filter(|(found, expected)| found != expected) {
