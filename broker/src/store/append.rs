@@ -5,6 +5,7 @@
 //! the files with one positional write for each run; whoever comes first writes for all.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -21,6 +22,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that always stay free behind the last record of a file, for the blank record.
 const BLANK_BYTES: u64 = 8;
+/// Bytes of a buffer that are kept when it is empty.
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// A write of more than this is not followed by prepared blocks: writing twice would cost more than it saves.
 const PREPARE_BELOW: usize = 64 * 1024;
 
@@ -188,12 +191,15 @@ pub struct Log {
     refusing: AtomicBool,
     /// Held while anything is written to the files.
     writer: Mutex<Writer>,
+    /// What was written last. Dispatch reads it from here: it is in the processor's cache, and the file's map has
+    /// no pages for it yet.
+    newest: Mutex<Arc<Staged>>,
 }
 
 #[derive(Debug, Default)]
 struct Writer {
-    /// What is being written; between writes, a spare buffer.
-    staged: Staged,
+    /// A buffer to stage into, while the other one is written.
+    spare: Staged,
     /// First byte whose block was not prepared.
     prepared: u64,
 }
@@ -207,9 +213,9 @@ struct Tail {
     last_store_at: Millis,
 }
 
-/// Bytes behind the written end, as runs: a run ends where a file ends.
+/// Bytes that were appended together, as runs: a run ends where a file ends.
 #[derive(Debug, Default)]
-struct Staged {
+pub(super) struct Staged {
     bytes: Vec<u8>,
     /// Where each run starts: its place in the log, its place in `bytes`.
     runs: Vec<(u64, usize)>,
@@ -218,8 +224,28 @@ struct Staged {
 impl Staged {
     fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(4 * 1024 * 1024);
+        self.bytes.shrink_to(KEPT_BYTES);
         self.runs.clear();
+    }
+
+    fn runs(&self) -> impl Iterator<Item = (u64, Range<usize>)> {
+        self.runs.iter().enumerate().map(|(number, &(at, from))| {
+            let to = self.runs.get(number + 1).map_or(self.bytes.len(), |next| next.1);
+            (at, from..to)
+        })
+    }
+
+    /// Where in it the bytes of the log's file from `at` on are; `None` when it has them not.
+    pub(super) fn place_of(&self, at: PhyOffset) -> Option<Range<usize>> {
+        self.runs().find_map(|(start, run)| {
+            let from = run.start.checked_add(usize::try_from(at.get().checked_sub(start)?).ok()?)?;
+            (from < run.end).then_some(from..run.end)
+        })
+    }
+
+    /// The bytes in [that place](Self::place_of).
+    pub(super) fn bytes_of(&self, place: Range<usize>) -> &[u8] {
+        self.bytes.get(place).unwrap_or_default()
     }
 }
 
@@ -254,6 +280,7 @@ impl Log {
             crowded: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             writer: Mutex::default(),
+            newest: Mutex::default(),
         };
         log.look_at_disk();
         log
@@ -391,37 +418,54 @@ impl Log {
         Ok(step)
     }
 
+    /// What was written last.
+    pub(super) fn newest(&self) -> Arc<Staged> {
+        Arc::clone(&self.newest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Writes everything staged so far and moves the written mark. A failure stops the log.
     pub fn write_staged(&self) -> Result<PhyOffset, Poisoned> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let Writer { staged, prepared } = &mut *writer;
+        let mut staged = std::mem::take(&mut writer.spare);
         let (end, allocated) = {
             let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(&mut tail.staged, staged);
+            std::mem::swap(&mut tail.staged, &mut staged);
             (tail.end, tail.allocated)
         };
         if let Some(failure) = self.marks.failure() {
             return Err(failure.clone());
         }
-        for (number, &(at, from)) in staged.runs.iter().enumerate() {
-            let to = staged.runs.get(number + 1).map_or(staged.bytes.len(), |next| next.1);
-            if let Err(error) = self.write_run(at, staged.bytes.get(from..to).unwrap_or_default()) {
+        for (at, run) in staged.runs() {
+            if let Err(error) = self.write_run(at, staged.bytes_of(run)) {
                 tracing::error!(%error, at, "a write to the commit log failed; the broker takes no more messages");
                 self.marks.poison(error);
                 break;
             }
         }
-        let written = staged.bytes.len();
-        staged.clear();
         if let Some(failure) = self.marks.failure() {
             return Err(failure.clone());
         }
-        if end > *prepared && written > 0 && written <= PREPARE_BELOW {
-            *prepared = self.prepare(end, allocated);
+        let written = staged.bytes.len();
+        writer.spare = if written > 0 { self.keep(staged) } else { staged };
+        if end > writer.prepared && written > 0 && written <= PREPARE_BELOW {
+            writer.prepared = self.prepare(end, allocated);
         }
         let end = PhyOffset::new(end);
         self.marks.written.advance(end);
         Ok(end)
+    }
+
+    /// Keeps what was just written for dispatch, and gives the buffer of what was written before that.
+    fn keep(&self, written: Staged) -> Staged {
+        let written = Arc::new(written);
+        let before = {
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *newest, written)
+        };
+        // Somebody may still read it.
+        let mut before = Arc::try_unwrap(before).unwrap_or_default();
+        before.clear();
+        before
     }
 
     /// Prepares blocks from `end` on, at most up to `allocated`, and gives the first byte behind them. Only whoever

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::{TopicKind, TopicName};
-use gantry_proto::record::{HotProperties, RecordView, TransactionFlag, tags_code};
+use gantry_proto::record::{HotProperties, RecordView, TransactionFlag};
 
 use super::append::Log;
 use super::dedup::DedupWindow;
@@ -68,7 +68,7 @@ pub(super) fn listed_tags_code(
         let delay = delay_levels.get(number).copied().unwrap_or(0);
         return view.store_at().plus(delay).get();
     }
-    tags_code(hot.tags)
+    hot.tags_code()
 }
 
 /// Whether a queue lists the record: half messages and rollbacks are in none.
@@ -176,7 +176,7 @@ impl Dispatcher {
             return;
         }
         let _stop = StopOnPanic(log);
-        let mut replay = Replay::new(log.segments());
+        let mut replay = Replay::of_own(log);
         while state.at < limit {
             match replay.step(state.at, limit, Trust::OwnWrites) {
                 Step::Record(view, next) => {

@@ -6,6 +6,7 @@ use gantry_proto::ids::PhyOffset;
 use gantry_proto::record::{RecordView, Slot};
 use memchr::memmem;
 
+use super::append::{Log, Staged};
 use super::disk::Map;
 use super::segments::{Segment, Segments};
 
@@ -36,12 +37,19 @@ pub enum Step<'a> {
 pub struct Replay<'a> {
     segments: &'a Segments,
     current: Option<(Arc<Segment>, Map)>,
+    /// What need not be read from the files.
+    newest: Option<Arc<Staged>>,
 }
 
 impl<'a> Replay<'a> {
     /// A cursor over `segments`.
     pub const fn new(segments: &'a Segments) -> Self {
-        Self { segments, current: None }
+        Self { segments, current: None, newest: None }
+    }
+
+    /// A cursor over what this process wrote, which takes the last of it from memory.
+    pub(super) fn of_own(log: &'a Log) -> Self {
+        Self { newest: Some(log.newest()), ..Self::new(log.segments()) }
     }
 
     /// What lies at `at`. No byte at or beyond `limit` is looked at.
@@ -50,13 +58,17 @@ impl<'a> Replay<'a> {
         if at >= limit {
             return Step::End;
         }
-        if !self.enter(at) {
+        let start = PhyOffset::new(at.get() - at.get() % bytes);
+        let end = limit.since(start).min(bytes);
+        let in_memory = self.newest.as_ref().and_then(|newest| newest.place_of(at));
+        if in_memory.is_none() && !self.enter(at) {
             return Step::End;
         }
-        let Some((segment, map)) = &self.current else { return Step::End };
-        let start = segment.start();
-        let end = limit.since(start).min(bytes);
-        let rest = slice(map, at.since(start), end);
+        let rest = match (in_memory, &self.newest, &self.current) {
+            (Some(place), Some(newest), _) => slice(newest.bytes_of(place), 0, end - at.since(start)),
+            (_, _, Some((_, map))) => slice(map, at.since(start), end),
+            _ => return Step::End,
+        };
         match Slot::read(rest) {
             Ok(Slot::Record(view)) => match check(&view, at, trust) {
                 Ok(()) => Step::Record(view, at + u64::from(view.total_size())),
