@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
-use gantry_proto::record::{HotProperties, JavaHash, RecordView};
+use gantry_proto::record::{HotProperties, JavaHash};
 
 use super::disk::Disk;
 use super::projection::Dispatched;
@@ -20,9 +20,9 @@ pub(super) use file::{Entry, Header, is_index_file, newest_in, slot_in};
 use file::{IndexFile, Key, file_name};
 
 /// Keys that may wait in memory before the index asks to be written.
-pub const PENDING_WANTED: usize = 64 * 1024;
-/// Keys that may wait in memory at all; beyond it they are written by whoever brings them.
-const PENDING_MAX: usize = 4 * PENDING_WANTED;
+pub const PENDING_WANTED: usize = 256 * 1024;
+/// Keys that may wait in memory at all, 24 bytes each; beyond it they are written by whoever brings them.
+const PENDING_MAX: usize = 2 * PENDING_WANTED;
 
 /// The index of a store.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ struct Pending {
     keys: Vec<Key>,
     /// Keys that are being written just now.
     writing: Arc<Vec<Key>>,
+    /// The topic of the record before, and the hash of what its keys begin with.
+    topic: (String, JavaHash),
     /// First byte of the log whose keys were not added.
     position: PhyOffset,
 }
@@ -56,9 +58,13 @@ pub(super) enum KeyKind {
     Tag,
 }
 
-/// Hands out the hashes under which a record is found, in the order of its entries.
-pub(super) fn key_hashes(view: &RecordView<'_>, hot: &HotProperties<'_>, mut add: impl FnMut(KeyKind, u32)) {
-    let topic = JavaHash::new().push(view.topic()).push("#");
+/// The hash of what the keys of a topic's records begin with.
+pub(super) fn topic_hash(topic: &str) -> JavaHash {
+    JavaHash::new().push(topic).push("#")
+}
+
+/// Hands out the hashes under which a record of the topic is found, in the order of its entries.
+pub(super) fn key_hashes(topic: JavaHash, hot: &HotProperties<'_>, mut add: impl FnMut(KeyKind, u32)) {
     if let Some(uniq_key) = hot.uniq_key {
         add(KeyKind::Id, index_hash(topic.push(uniq_key).finish()));
     }
@@ -103,8 +109,13 @@ impl KeyIndex {
         if view.phy_offset() < pending.position {
             return false;
         }
-        key_hashes(view, hot, |_, hash| {
-            pending.keys.push(Key { hash, phy: view.phy_offset(), store_at: view.store_at() });
+        let Pending { keys, topic, .. } = &mut *pending;
+        if topic.0 != view.topic() {
+            view.topic().clone_into(&mut topic.0);
+            topic.1 = topic_hash(view.topic());
+        }
+        key_hashes(topic.1, hot, |_, hash| {
+            keys.push(Key { hash, phy: view.phy_offset(), store_at: view.store_at() });
         });
         let waiting = pending.keys.len();
         drop(pending);
@@ -184,7 +195,7 @@ impl KeyIndex {
         to: Millis,
         limit: usize,
     ) -> io::Result<Vec<PhyOffset>> {
-        let hash = index_hash(JavaHash::new().push(topic).push("#").push(key).finish());
+        let hash = index_hash(topic_hash(topic).push(key).finish());
         let mut found = Vec::new();
         let matches = |key: &Key| key.hash == hash && key.store_at >= from && key.store_at <= to;
         {

@@ -59,7 +59,7 @@ use retain::{Hold, Holds, Retention};
 
 /// A checkpoint is due when the log has grown so much since the last one: recovery reads no more than about
 /// this, and what waits for a checkpoint in memory stays small.
-const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What an acknowledged append survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -245,8 +245,15 @@ impl IndexFile {
     fn chain(&self, options: IndexOptions, keys: &[Key]) -> io::Result<(Vec<u32>, Vec<Newest>)> {
         // Sorted by slot instead of looked up one by one: the slots lie all over the file.
         let slots = keys.iter().map(|key| key.hash % options.slots);
-        let mut changed: Vec<Newest> = slots.zip(self.header.next..).collect();
-        changed.sort_unstable();
+        // As one number each: pairs take twice as long to sort.
+        let mut sorted: Vec<u64> = slots
+            .zip(self.header.next..)
+            .map(|(slot, number)| u64::from(slot) << 32 | u64::from(number))
+            .collect();
+        sorted.sort_unstable();
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        let mut changed: Vec<Newest> =
+            sorted.into_iter().map(|both| ((both >> 32) as u32, both as u32)).collect();
         let mut before = vec![0; keys.len()];
         let mut last: Option<(u32, u32)> = None;
         for &(slot, number) in &changed {

@@ -14,7 +14,7 @@ use gantry_proto::record::{HotProperties, RecordView, TransactionFlag};
 
 use super::super::disk::{Disk as _, Map, ReadOnlyDisk};
 use super::super::index::{
-    Entry, Header, IndexOptions, KeyKind, is_index_file, key_hashes, newest_in, slot_in,
+    Entry, Header, IndexOptions, KeyKind, is_index_file, key_hashes, newest_in, slot_in, topic_hash,
 };
 use super::super::layout::Layout;
 use super::finding::{Area, Finding, Findings, MessageRef, Severity};
@@ -192,7 +192,7 @@ impl IndexChecks {
         let phy = view.phy_offset().to_wire();
         self.wanted.clear();
         let wanted = &mut self.wanted;
-        key_hashes(view, hot, |kind, hash| wanted.push((kind, hash, false)));
+        key_hashes(topic_hash(view.topic()), hot, |kind, hash| wanted.push((kind, hash, false)));
         while let Some(entry) = self.peek(findings)? {
             if entry.phy > phy && !self.is_astray(phy) {
                 break;
