@@ -109,7 +109,11 @@ fn records(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, body: &[u8]) {
     group.bench_function(format!("decode record, {name}"), |bencher| {
         bencher.iter(|| {
             let view = RecordView::parse(black_box(&record)).expect("a record");
-            (view.queue_offset(), view.topic().len(), view.properties().scan().uniq_key.map(str::len))
+            (
+                view.queue_offset(),
+                view.topic().len(),
+                view.properties().scan().uniq_key.map(|key| key.as_bytes().len()),
+            )
         });
     });
     group.bench_function(format!("check record, {name}"), |bencher| {

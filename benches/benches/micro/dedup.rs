@@ -27,7 +27,7 @@ pub fn run(criterion: &mut Criterion) {
     group.bench_function("hit", |bencher| {
         bencher.iter(|| {
             let id = known.next().expect("a cycle does not end");
-            let found = window.admit().earlier(DedupKey::new(TOPIC, id));
+            let found = window.admit().earlier(DedupKey::new(TOPIC, id.as_str()));
             assert!(found.is_some());
         });
     });
@@ -35,7 +35,7 @@ pub fn run(criterion: &mut Criterion) {
     group.bench_function("miss", |bencher| {
         bencher.iter(|| {
             let id = known.next().expect("a cycle does not end");
-            let found = window.admit().earlier(DedupKey::new("other", black_box(id)));
+            let found = window.admit().earlier(DedupKey::new("other", black_box(id).as_str()));
             assert!(found.is_none());
         });
     });

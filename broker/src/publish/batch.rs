@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicKind;
-use gantry_proto::record::{BatchItems, PropertiesBuf, TransactionFlag, keys};
+use gantry_proto::record::{BatchItems, Text, TransactionFlag, keys};
 
 use super::resend::Again;
 use super::{ADDED_PROPERTIES, Incoming, Publisher, Scratch, SendError, Sent, draft, pick_queue};
@@ -12,8 +12,12 @@ use crate::store::Queue;
 use crate::store::dedup::DedupKey;
 use crate::topics::Topic;
 
+/// Messages for which memory is kept from one batch to the next.
+const KEPT_MESSAGES: usize = 1024;
+
 /// A message of a batch that is to be stored.
-struct New {
+#[derive(Debug)]
+pub(super) struct New {
     /// Its number in the batch.
     number: usize,
     /// Under what a resend would be found, and what was found when it was looked for.
@@ -30,14 +34,9 @@ enum LookUp {
 }
 
 impl Publisher {
-    /// Appends the messages of a batch, next to each other. `sent` gets one entry for each, in order;
+    /// Appends the messages of a batch, next to each other. `scratch.sent` gets one entry for each, in order;
     /// `scratch.uniq_key` their ids, joined by commas.
-    pub fn send_batch(
-        &self,
-        incoming: &Incoming<'_>,
-        scratch: &mut Scratch,
-        sent: &mut Vec<Sent>,
-    ) -> Result<(), SendError> {
+    pub fn send_batch(&self, incoming: &Incoming<'_>, scratch: &mut Scratch) -> Result<(), SendError> {
         self.check_size(incoming.body.len())?;
         let topic =
             self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
@@ -48,12 +47,11 @@ impl Publisher {
         let queue = self.queue_of(&topic, queue_id)?;
         let mut look_up = LookUp::Later;
         loop {
-            sent.clear();
-            let new = self.gather(incoming, (&topic, &queue), look_up, scratch, sent)?;
-            if sent.is_empty() {
+            self.gather(incoming, (&topic, &queue), look_up, scratch)?;
+            if scratch.sent.is_empty() {
                 return Err(SendError::EmptyBatch);
             }
-            let stored = new.is_empty() || self.store_new(&new, scratch, sent)?;
+            let stored = scratch.new.is_empty() || self.store_new(scratch)?;
             scratch.batch.clear();
             if stored {
                 return Ok(());
@@ -69,54 +67,60 @@ impl Publisher {
         (topic, queue): (&Topic, &Arc<Queue>),
         look_up: LookUp,
         scratch: &mut Scratch,
-        sent: &mut Vec<Sent>,
-    ) -> Result<Vec<New>, SendError> {
+    ) -> Result<(), SendError> {
+        let Scratch { batch, properties, uniq_key, ids, new, sent } = scratch;
         let sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
         let waits = incoming.properties.waits_for_store();
         let queue_id: QueueId = queue.id();
-        scratch.batch.clear();
-        scratch.uniq_key.clear();
-        let mut new = Vec::new();
+        batch.clear();
+        uniq_key.clear();
+        ids.clear();
+        new.clear();
+        new.shrink_to(KEPT_MESSAGES);
+        sent.clear();
+        sent.shrink_to(KEPT_MESSAGES);
         let mut made = String::new();
         for item in BatchItems::new(incoming.body) {
             let item = item?;
-            let given = item.properties.uniq_key();
-            let mut properties = PropertiesBuf::copy_of(item.properties, ADDED_PROPERTIES);
+            let given = item.properties.get_text(keys::UNIQ_KEY);
+            properties.assign(item.properties, ADDED_PROPERTIES);
             let key = if let Some(given) = given {
                 given
             } else {
                 made.clear();
                 self.uniq_keys.next_into(self.clock.now(), &mut made);
                 properties.push(keys::UNIQ_KEY, &made);
-                &made
+                Text::from(made.as_str())
             };
-            if !scratch.uniq_key.is_empty() {
-                scratch.uniq_key.push(',');
+            if !ids.is_empty() {
+                ids.push(b',');
             }
-            scratch.uniq_key.push_str(key);
+            ids.extend_from_slice(key.as_bytes());
             let dedup = Self::dedup_key(topic, key).map(|key| match look_up {
                 LookUp::Later => (key, None),
                 LookUp::Now => (key, self.store.dedup().earlier(key)),
             });
             if let Some((_, Some(earlier))) = dedup {
-                let again = Again { topic, uniq_key: key, body: item.body, is_half: false };
+                let again = Again { topic, uniq_key: key.as_str(), body: item.body, is_half: false };
                 if let Some(again) = self.answer_again(earlier, &again)? {
                     sent.push(Sent { waits, ..again });
                     continue;
                 }
             }
             let draft = draft(incoming, queue, sys_flag, properties.as_bytes(), item.body, item.flag);
-            scratch.batch.push(queue, &draft)?;
+            batch.push(queue, &draft)?;
             new.push(New { number: sent.len(), dedup });
             let (end, phy, queue_offset) = Default::default();
             sent.push(Sent { end, waits, phy, queue_id, queue_offset });
         }
-        Ok(new)
+        uniq_key.push_str(std::str::from_utf8(ids).unwrap_or_default());
+        Ok(())
     }
 
     /// Appends what was gathered. `false`: one of the messages was stored before, or meanwhile; nothing was
     /// appended.
-    fn store_new(&self, new: &[New], scratch: &mut Scratch, sent: &mut [Sent]) -> Result<bool, SendError> {
+    fn store_new(&self, scratch: &mut Scratch) -> Result<bool, SendError> {
+        let Scratch { batch, new, sent, .. } = scratch;
         self.store.check_room()?;
         let dedups = || new.iter().map(|one| one.dedup);
         let mut admission = dedups().any(|dedup| dedup.is_some()).then(|| self.store.dedup().admit());
@@ -126,8 +130,8 @@ impl Publisher {
                 return Ok(false);
             }
         }
-        let appended = self.store.append(&mut scratch.batch)?;
-        for (one, placed) in new.iter().zip(scratch.batch.placed()) {
+        let appended = self.store.append(batch)?;
+        for (one, placed) in new.iter().zip(batch.placed()) {
             if let (Some(admission), Some((key, _))) = (&mut admission, one.dedup) {
                 admission.stored(key, placed.phy);
             }

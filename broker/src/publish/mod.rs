@@ -17,8 +17,8 @@ use gantry_proto::error::DecodeError;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{
-    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag, UniqKeys,
-    keys,
+    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, Text, TransactionFlag,
+    UniqKeys, keys,
 };
 
 use crate::clock::Clock;
@@ -73,6 +73,12 @@ pub struct Scratch {
     properties: PropertiesBuf,
     /// The id of the message sent last, as the client gave it or as it was made here.
     pub uniq_key: String,
+    /// Ids of a batch's messages.
+    ids: Vec<u8>,
+    /// Messages of a batch that are to be stored.
+    new: Vec<batch::New>,
+    /// What became of each message of the last batch.
+    pub sent: Vec<Sent>,
 }
 
 /// What became of a send.
@@ -247,7 +253,7 @@ impl Publisher {
         let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
         scratch.batch.clear();
         scratch.batch.push(&queue, &draft)?;
-        let key = Self::dedup_key(topic, &scratch.uniq_key);
+        let key = Self::dedup_key(topic, scratch.uniq_key.as_str());
         let mut admission = key.map(|key| (key, self.store.dedup().admit()));
         if let Some((key, admission)) = &admission
             && let Some(earlier) = admission.earlier(*key)
@@ -300,7 +306,7 @@ impl Publisher {
         }
         uniq_key.clear();
         if let Some(key) = hot.uniq_key {
-            uniq_key.push_str(key);
+            uniq_key.push_str(key.as_str());
         } else {
             self.uniq_keys.next_into(self.clock.now(), uniq_key);
             out.push(keys::UNIQ_KEY, uniq_key);
@@ -320,7 +326,7 @@ impl Publisher {
     }
 
     /// The key under which a resend would be found; `None` where resends are not looked for.
-    fn dedup_key(topic: &Topic, uniq_key: &str) -> Option<DedupKey> {
+    fn dedup_key<'a>(topic: &Topic, uniq_key: impl Into<Text<'a>>) -> Option<DedupKey> {
         let wanted = topic.kind == TopicKind::User && topic.dedup;
         wanted.then(|| DedupKey::new(topic.name.as_str(), uniq_key))
     }

@@ -42,7 +42,7 @@ impl Publisher {
         let hot = view.properties().scan();
         let stored_for = hot.real_topic.unwrap_or(view.topic());
         let is_half = TopicKind::of(view.topic()) == TopicKind::Half;
-        if hot.uniq_key != Some(again.uniq_key)
+        if hot.uniq_key != Some(again.uniq_key.into())
             || stored_for != again.topic.name.as_str()
             || view.body() != again.body
             || is_half != again.is_half

@@ -185,16 +185,17 @@ fn items(ids: &[&str]) -> Vec<u8> {
 async fn a_batch_stores_only_what_is_new() {
     let edge = Edge::new();
     let mut scratch = Scratch::default();
-    let mut sent = Vec::new();
     for (ids, stored) in [(&["a", "b"][..], 2), (&["a", "b"], 2), (&["b", "c", "d"], 4)] {
         let body = items(ids);
         let batch = incoming(Properties::new(b""), &body);
-        edge.publisher.send_batch(&batch, &mut scratch, &mut sent).expect("sent");
+        edge.publisher.send_batch(&batch, &mut scratch).expect("sent");
+        let sent = &scratch.sent;
         edge.dispatch(sent.iter().map(|sent| sent.end).max().expect("some")).await;
         assert_eq!((sent.len(), edge.visible()), (ids.len(), stored));
         assert_eq!(scratch.uniq_key, ids.join(","));
     }
-    assert_eq!(sent.iter().map(|sent| sent.queue_offset.get()).collect::<Vec<_>>(), [1, 2, 3]);
+    let sent = scratch.sent.iter().map(|sent| sent.queue_offset.get());
+    assert_eq!(sent.collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
@@ -207,8 +208,7 @@ fn one_batch_sent_on_many_connections_at_once_is_stored_once() {
             for _ in 0..3 {
                 threads.spawn(|| {
                     let batch = incoming(Properties::new(b""), &body);
-                    let mut sent = Vec::new();
-                    edge.publisher.send_batch(&batch, &mut Scratch::default(), &mut sent).expect("sent");
+                    edge.publisher.send_batch(&batch, &mut Scratch::default()).expect("sent");
                     edge.store.drive();
                 });
             }

@@ -77,13 +77,13 @@ impl KeyKind {
     /// Whether the record carries the key. The index knows hashes only.
     fn matches(self, record: &RecordView<'_>, key: &str) -> bool {
         let properties = record.properties().scan();
-        let unique = properties.uniq_key == Some(key);
+        let unique = properties.uniq_key == Some(key.into());
         let mut keys = properties.split_keys();
         match self {
             Self::Any => unique || keys.any(|other| other == key),
             Self::Keys => keys.any(|other| other == key),
             Self::Unique => unique,
-            Self::Tag => properties.tags == Some(key),
+            Self::Tag => properties.tags == Some(key.into()),
         }
     }
 }

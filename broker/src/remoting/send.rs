@@ -104,14 +104,9 @@ fn take(
     msg_ids.clear();
     let refuse = |error: SendError| Refused { code: refusal::send(&error), why: chain(&error) };
     let (first, last) = if is_batch {
-        let mut sent = Vec::new();
-        services.publisher.send_batch(&incoming, scratch, &mut sent).map_err(refuse)?;
-        for one in &sent {
-            if !msg_ids.is_empty() {
-                msg_ids.push(',');
-            }
-            OffsetMsgId { store_host, offset: one.phy }.push_to(&mut msg_ids);
-        }
+        services.publisher.send_batch(&incoming, scratch).map_err(refuse)?;
+        let sent = &scratch.sent;
+        OffsetMsgId::push_all(store_host, sent.iter().map(|one| one.phy), &mut msg_ids);
         let last = sent.iter().max_by_key(|one| one.end).copied();
         let (Some(first), Some(last)) = (sent.first().copied(), last) else {
             return Err(refuse(SendError::EmptyBatch));

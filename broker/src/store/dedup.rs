@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::TopicKind;
-use gantry_proto::record::TransactionFlag;
+use gantry_proto::record::{Text, TransactionFlag};
 
 use super::disk::{Disk, offset_path, parse_offset_name};
 use super::projection::Dispatched;
@@ -56,9 +56,9 @@ pub struct DedupKey(u64);
 
 impl DedupKey {
     /// The key of `uniq_key` in `topic`.
-    pub fn new(topic: &str, uniq_key: &str) -> Self {
+    pub fn new<'a>(topic: &str, uniq_key: impl Into<Text<'a>>) -> Self {
         let seed = xxhash_rust::xxh3::xxh3_64(topic.as_bytes());
-        Self(xxhash_rust::xxh3::xxh3_64_with_seed(uniq_key.as_bytes(), seed))
+        Self(xxhash_rust::xxh3::xxh3_64_with_seed(uniq_key.into().as_bytes(), seed))
     }
 
     /// The key under which a stored record counts; `None` for records that are not the first form of

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::reader::Reader;
-use gantry_proto::record::{HotProperties, RecordView, TransactionFlag};
+use gantry_proto::record::{HotProperties, RecordView, Text, TransactionFlag};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -115,11 +115,11 @@ impl SharedState {
                 }
                 self.table.open(half);
             }
-            TopicKind::Op if hot.tags == Some(OP_TAG) => {
+            TopicKind::Op if hot.tags == Some(OP_TAG.into()) => {
                 self.table.close_by_op(view.queue_offset(), op_offsets(view.body()));
             }
             TopicKind::CheckMaxTime => {
-                let key = hot.uniq_key.unwrap_or_default();
+                let key = hot.uniq_key.map(Text::as_str).unwrap_or_default();
                 self.table.close_by_parked(view.phy_offset(), view.prepared_offset(), key, view.body_crc());
             }
             TopicKind::State => {
@@ -130,7 +130,7 @@ impl SharedState {
                 }
             }
             _ if view.sys_flag().transaction() == TransactionFlag::Commit => {
-                let key = hot.uniq_key.unwrap_or_default();
+                let key = hot.uniq_key.map(Text::as_str).unwrap_or_default();
                 self.table.close_by_copy(view.phy_offset(), view.prepared_offset(), key, view.body_crc());
             }
             _ => {}
@@ -155,7 +155,7 @@ pub(super) fn open_half(view: &RecordView<'_>, hot: &HotProperties<'_>) -> Optio
         queue_offset: view.queue_offset(),
         size: view.total_size(),
         first: view.phy_offset(),
-        key: Arc::from(hot.uniq_key?),
+        key: Arc::from(hot.uniq_key?.as_str()),
         group: GroupName::internal(hot.producer_group.unwrap_or_default()),
         topic: TopicName::storable(hot.real_topic?).ok()?,
         body_crc: view.body_crc(),

@@ -41,7 +41,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub use batch::{BatchItem, BatchItems};
 pub use encode::{EncodeError, RecordDraft, blank, seal};
 pub use msg_id::{ID_DIGITS_MAX, OffsetMsgId, UniqKeys};
-pub use properties::{HotProperties, Properties, PropertiesBuf, keys, split_keys};
+pub use properties::{HotProperties, Properties, PropertiesBuf, Text, keys, split_keys};
 pub use sysflag::{Compression, SysFlag, TransactionFlag};
 pub use tag_hash::{JavaHash, TagExpression, TagExpressionError, java_hash, tags_code};
 

@@ -22,6 +22,9 @@ const MS_PER_DAY: i64 = 86_400_000;
 /// Digits of an id whose address is IPv6: the longest.
 pub const ID_DIGITS_MAX: usize = 56;
 
+/// Digits of a log position.
+const OFFSET_DIGITS: usize = 16;
+
 /// The two digits of each byte.
 #[rustfmt::skip]
 const HEX: [&str; 256] = [
@@ -77,6 +80,22 @@ impl OffsetMsgId {
         push_ip(self.store_host.ip(), out);
         push_hex(&u32::from(self.store_host.port()).to_be_bytes(), out);
         push_hex(&self.offset.to_wire().to_be_bytes(), out);
+    }
+
+    /// Appends the ids of several messages of one broker, separated by commas: what a batch is answered with.
+    pub fn push_all(store_host: SocketAddr, offsets: impl IntoIterator<Item = PhyOffset>, out: &mut String) {
+        let mut head = None;
+        for offset in offsets {
+            let Some((from, to)) = head else {
+                let from = out.len();
+                Self { store_host, offset }.push_to(out);
+                head = Some((from, out.len() - OFFSET_DIGITS));
+                continue;
+            };
+            out.push(',');
+            out.extend_from_within(from..to);
+            push_hex(&offset.to_wire().to_be_bytes(), out);
+        }
     }
 }
 

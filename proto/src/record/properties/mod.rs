@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use super::tag_hash::tags_code;
+use super::tag_hash::JavaHash;
 
 /// Spellings of the properties that mean something to the broker or the clients.
 pub mod keys {
@@ -127,20 +127,32 @@ pub(super) const CRC_HOLE: &[u8; CRC_PROPERTY_BYTES] = b"__CRC32#\x010000000000\
 /// Position of the first `needle`, eight bytes at a step: property strings are read on every
 /// append and dispatch.
 fn find(haystack: &[u8], needle: u8) -> Option<usize> {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let wanted = u64::from(needle) * LOW;
+    find_either(haystack, needle, needle)
+}
+
+/// Position of the first byte that is one of the two.
+#[inline]
+fn find_either(haystack: &[u8], one: u8, other: u8) -> Option<usize> {
     let (words, rest) = haystack.as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
-        // A byte that equals the needle becomes zero, and the lowest zero byte gets its high bit.
-        let difference = u64::from_le_bytes(*word) ^ wanted;
-        let zeroes = difference.wrapping_sub(LOW) & !difference & HIGH;
-        if zeroes != 0 {
-            return Some(number * 8 + (zeroes.trailing_zeros() / 8) as usize);
+        let word = u64::from_le_bytes(*word);
+        let found = places_of(word, one) | places_of(word, other);
+        if found != 0 {
+            return Some(number * 8 + (found.trailing_zeros() / 8) as usize);
         }
     }
     let start = words.len() * 8;
-    rest.iter().position(|byte| *byte == needle).map(|at| start + at)
+    rest.iter().position(|byte| *byte == one || *byte == other).map(|at| start + at)
+}
+
+/// The high bit of the lowest byte of `word` that is `byte`, and maybe of later bytes.
+#[inline]
+const fn places_of(word: u64, byte: u8) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // A byte that equals the needle becomes zero, and the lowest zero byte gets its high bit.
+    let difference = word ^ (byte as u64 * LOW);
+    difference.wrapping_sub(LOW) & !difference & HIGH
 }
 
 /// `bytes` around the byte at `at`, which is in neither part.
@@ -178,32 +190,6 @@ fn pair(segment: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
-/// The properties of a string that is text as a whole: its parts need not be checked again.
-struct TextPairs<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Iterator for TextPairs<'a> {
-    type Item = (&'a str, &'a str);
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.rest.is_empty() {
-            let end = find(self.rest.as_bytes(), VALUE_END).unwrap_or(self.rest.len());
-            let segment = self.rest.get(..end)?;
-            self.rest = self.rest.get(end + 1..).unwrap_or_default();
-            if let Some(at) = find(segment.as_bytes(), NAME_END)
-                && let (Some(name), Some(value)) = (segment.get(..at), segment.get(at + 1..))
-                && !name.is_empty()
-                && !value.is_empty()
-            {
-                return Some((name, value));
-            }
-        }
-        None
-    }
-}
-
 /// The value of one segment if its name is `name`.
 fn value_of<'a>(segment: &'a [u8], name: &str) -> Option<&'a [u8]> {
     match segment.strip_prefix(name.as_bytes())?.split_first()? {
@@ -213,8 +199,48 @@ fn value_of<'a>(segment: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 /// Java's `Boolean.parseBoolean`.
-const fn is_true(value: &str) -> bool {
-    value.eq_ignore_ascii_case("true")
+const fn is_true(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"true")
+}
+
+/// A text that is known to be one, as its bytes: to hash or copy it, it need not be looked at again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    /// `None` when the bytes are no UTF-8.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        // Nearly all are ASCII, and that is found out much faster.
+        (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()).then_some(Self(bytes))
+    }
+
+    /// Its UTF-8.
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The text.
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).unwrap_or_default()
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a String> for Text<'a> {
+    fn from(text: &'a String) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
 }
 
 /// A view of a property string; reading it never fails and never allocates.
@@ -286,11 +312,16 @@ impl<'a> Properties<'a> {
 
     /// The value of `name`: that of its last occurrence.
     pub fn get(self, name: &str) -> Option<&'a str> {
+        self.get_text(name).map(Text::as_str)
+    }
+
+    /// [`get`](Self::get) for who only copies or hashes the value.
+    pub fn get_text(self, name: &str) -> Option<Text<'a>> {
         if name.is_empty() {
             return None;
         }
-        let text = |segment| value_of(segment, name).filter(|value| !value.is_empty());
-        self.segments().filter_map(text).filter_map(|value| std::str::from_utf8(value).ok()).last()
+        let value = |segment| value_of(segment, name).filter(|value| !value.is_empty());
+        self.segments().filter_map(value).filter_map(Text::new).last()
     }
 
     /// The hot properties, all in one pass.
@@ -369,12 +400,12 @@ impl<'a> Properties<'a> {
 
     /// Whether this marks a half message, or the committed copy of one.
     pub fn is_half(self) -> bool {
-        self.get(keys::TRAN_MSG).is_some_and(is_true)
+        self.get_text(keys::TRAN_MSG).is_some_and(|value| is_true(value.0))
     }
 
     /// Whether the sender waits until the message is kept; the default.
     pub fn waits_for_store(self) -> bool {
-        self.get(keys::WAIT).is_none_or(is_true)
+        self.get_text(keys::WAIT).is_none_or(|value| is_true(value.0))
     }
 
     /// Whether this is the answer to a request.
@@ -398,16 +429,16 @@ pub fn split_keys(keys: Option<&str>) -> impl Iterator<Item = &str> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HotProperties<'a> {
     /// The client's message id.
-    pub uniq_key: Option<&'a str>,
+    pub uniq_key: Option<Text<'a>>,
     /// The text of the user's keys; see [`split_keys`].
-    pub keys: Option<&'a str>,
+    pub keys: Option<Text<'a>>,
     /// The tag.
-    pub tags: Option<&'a str>,
+    pub tags: Option<Text<'a>>,
     /// Delay level as it was sent: 0 and less mean none.
     pub delay_level: Option<i32>,
-    /// Text of WAIT, TRAN_MSG; see the methods.
-    wait: Option<&'a str>,
-    half: Option<&'a str>,
+    /// WAIT, TRAN_MSG; see the methods.
+    wait: Option<bool>,
+    half: Option<bool>,
     /// Topic that a delayed, timer or half message is for.
     pub real_topic: Option<&'a str>,
     /// Queue that a delayed, timer or half message is for.
@@ -438,23 +469,60 @@ pub struct HotProperties<'a> {
     pub has_cluster: bool,
 }
 
+/// Names that nearly every message has, as bytes: a pattern of bytes is compared at once, a string by a call.
+const UNIQ_KEY: &[u8] = keys::UNIQ_KEY.as_bytes();
+const RECORD_CRC: &[u8] = keys::RECORD_CRC.as_bytes();
+const WAIT: &[u8] = keys::WAIT.as_bytes();
+const TAGS: &[u8] = keys::TAGS.as_bytes();
+const KEYS: &[u8] = keys::KEYS.as_bytes();
+const TRAN_MSG: &[u8] = keys::TRAN_MSG.as_bytes();
+const TRACE_ON: &[u8] = keys::TRACE_ON.as_bytes();
+const MSG_REGION: &[u8] = keys::MSG_REGION.as_bytes();
+const CLUSTER: &[u8] = keys::CLUSTER.as_bytes();
+
 impl<'a> HotProperties<'a> {
     fn of(properties: Properties<'a>) -> Self {
         let mut hot = Self::default();
-        match std::str::from_utf8(properties.0) {
-            Ok(text) => TextPairs { rest: text }.for_each(|(name, value)| hot.note(name, value)),
-            Err(_) => properties.iter().for_each(|(name, value)| hot.note(name, value)),
+        let mut rest = properties.0;
+        while !rest.is_empty() {
+            let Some(name_end) = find_either(rest, NAME_END, VALUE_END) else { break };
+            let (name, behind) = cut(rest, name_end);
+            if rest.get(name_end) == Some(&VALUE_END) {
+                rest = behind;
+                continue;
+            }
+            let (value, behind) = cut(behind, find(behind, VALUE_END).unwrap_or(behind.len()));
+            if !value.is_empty() {
+                hot.note(name, value);
+            }
+            rest = behind;
         }
         hot
     }
 
-    fn note(&mut self, name: &str, value: &'a str) {
+    /// Notes one property, unless its value is no text.
+    fn note(&mut self, name: &[u8], value: &'a [u8]) {
+        // What every message has comes first.
         match name {
-            keys::UNIQ_KEY => self.uniq_key = Some(value),
-            keys::KEYS => self.keys = Some(value),
-            keys::TAGS => self.tags = Some(value),
-            keys::WAIT => self.wait = Some(value),
-            keys::TRAN_MSG => self.half = Some(value),
+            UNIQ_KEY => self.uniq_key = Text::new(value).or(self.uniq_key),
+            RECORD_CRC => {}
+            WAIT => self.wait = Text::new(value).map(|value| is_true(value.0)).or(self.wait),
+            TAGS => self.tags = Text::new(value).or(self.tags),
+            KEYS => self.keys = Text::new(value).or(self.keys),
+            TRAN_MSG => self.half = Text::new(value).map(|value| is_true(value.0)).or(self.half),
+            TRACE_ON => self.has_trace_on |= Text::new(value).is_some(),
+            MSG_REGION => self.has_region |= Text::new(value).is_some(),
+            CLUSTER => self.has_cluster |= Text::new(value).is_some(),
+            _ => {
+                if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+                    self.note_rare(name, value);
+                }
+            }
+        }
+    }
+
+    fn note_rare(&mut self, name: &str, value: &'a str) {
+        match name {
             keys::DELAY => self.delay_level = value.parse().ok(),
             keys::REAL_TOPIC => self.real_topic = Some(value),
             keys::REAL_QID => self.real_queue_id = value.parse().ok(),
@@ -467,31 +535,28 @@ impl<'a> HotProperties<'a> {
             keys::SHARDING_KEY => self.sharding_key = Some(value),
             keys::INNER_NUM => self.inner_num = value.parse().ok(),
             keys::POP_CK => self.pop_ck = Some(value),
-            keys::MSG_REGION => self.has_region = true,
-            keys::TRACE_ON => self.has_trace_on = true,
-            keys::CLUSTER => self.has_cluster = true,
             _ => {}
         }
     }
 
     /// The user's keys, one by one.
     pub fn split_keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        split_keys(self.keys)
+        split_keys(self.keys.map(Text::as_str))
     }
 
     /// The tags code that the message's queue entry carries.
     pub fn tags_code(&self) -> i64 {
-        tags_code(self.tags)
+        self.tags.map_or(0, |tags| i64::from(JavaHash::new().push(tags).finish()))
     }
 
     /// Whether this marks a half message, or the committed copy of one.
     pub fn is_half(&self) -> bool {
-        self.half.is_some_and(is_true)
+        self.half.unwrap_or(false)
     }
 
     /// Whether the sender waits until the message is kept; the default.
     pub fn waits_for_store(&self) -> bool {
-        self.wait.is_none_or(is_true)
+        self.wait.unwrap_or(true)
     }
 
     /// Whether the message waits for a time of its own (a delay level is not one).

@@ -80,7 +80,7 @@ fn typed_getters_and_the_scan_agree() {
     let properties = Properties::new(raw);
     let hot = properties.scan();
     assert_eq!((properties.uniq_key(), properties.tags()), (Some("U"), Some("B")));
-    assert_eq!((hot.uniq_key, hot.tags), (Some("U"), Some("B")));
+    assert_eq!((hot.uniq_key, hot.tags), (Some("U".into()), Some("B".into())));
     assert!(properties.keys().eq(["k1", "k2"]) && hot.split_keys().eq(["k1", "k2"]));
     assert_eq!((properties.delay_level(), hot.delay_level), (None, None));
     assert!(properties.is_half() && hot.is_half() && hot.is_timer());
@@ -123,6 +123,29 @@ proptest! {
         let mut copy = PropertiesBuf::from(properties.without_crc());
         copy.remove(&name);
         prop_assert_eq!(copy.view().get(&name).filter(|_| !name.contains('\x01')), None);
+    }
+
+    #[test]
+    fn the_scan_finds_what_the_getters_find(
+        parts in prop::collection::vec(
+            prop::sample::select(vec![
+                &b"UNIQ_KEY"[..], b"TAGS", b"KEYS", b"WAIT", b"TRAN_MSG", b"REAL_TOPIC", b"DELAY", b"CLUSTER",
+                b"true", b"3", b"\xc3\xa4", b"\xff", b"\x01", b"\x01", b"\x02", b"\x02",
+            ]),
+            0..30,
+        ),
+    ) {
+        let raw = parts.concat();
+        let properties = Properties::new(&raw);
+        let hot = properties.scan();
+        prop_assert_eq!(hot.uniq_key.map(Text::as_str), properties.uniq_key());
+        prop_assert_eq!(hot.tags.map(Text::as_str), properties.tags());
+        prop_assert_eq!(hot.keys.map(Text::as_str), properties.get(keys::KEYS));
+        prop_assert_eq!(hot.is_half(), properties.is_half());
+        prop_assert_eq!(hot.waits_for_store(), properties.waits_for_store());
+        prop_assert_eq!(hot.real_topic, properties.real_topic());
+        prop_assert_eq!(hot.delay_level, properties.delay_level());
+        prop_assert_eq!(hot.has_cluster, properties.get(keys::CLUSTER).is_some());
     }
 
     #[test]
