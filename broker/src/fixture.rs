@@ -44,18 +44,22 @@ pub fn delaying_store(
     delay_levels: Arc<[u64]>,
     projections: Vec<Box<dyn Projection>>,
 ) -> Arc<Store> {
-    let options = StoreOptions {
-        policy: FlushPolicy::Memory,
+    let options = StoreOptions { delay_levels, ..options(FlushPolicy::Memory) };
+    Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
+}
+
+/// Small files under this policy.
+pub fn options(policy: FlushPolicy) -> StoreOptions {
+    StoreOptions {
+        policy,
         segment_bytes: 1 << 20,
         queue_file_bytes: 2000,
         index: IndexOptions { slots: 100, entries: 400 },
         reserve_bytes: 0,
         // How full the machine's disk is decides no test.
         retention: Retention { disk_high_ratio: 2.0, disk_refuse_ratio: 2.0, ..Retention::default() },
-        delay_levels,
         ..StoreOptions::default()
-    };
-    Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
+    }
 }
 
 /// Property tests over the same `default` cases in every run. `PROPTEST_CASES` asks for more, and then

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile, Map, RealDisk, Space, Volume};
 
@@ -39,13 +39,15 @@ struct Fault {
 #[derive(Debug, Default)]
 struct State {
     faults: Vec<Fault>,
+    /// Files whose path holds this text wait in a sync.
+    held: Option<&'static str>,
     space: Option<Space>,
     syncs: Vec<PathBuf>,
 }
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub struct FaultDisk(Arc<Mutex<State>>);
+pub struct FaultDisk(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Debug)]
 struct FaultFile {
@@ -56,7 +58,13 @@ struct FaultFile {
 
 impl FaultDisk {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics while it holds this")
+        self.0.0.lock().expect("no test panics while it holds this")
+    }
+
+    /// Until what this gives is dropped, syncs of files whose path holds `path` wait.
+    pub fn hold_syncs(&self, path: &'static str) -> HeldSyncs {
+        self.lock().held = Some(path);
+        HeldSyncs(self.clone())
     }
 
     /// From now on `op` fails on every file whose path holds `path`.
@@ -90,6 +98,18 @@ impl FaultDisk {
 
     fn check(&self, path: &Path, op: Op) -> io::Result<()> {
         self.fault(path, |known| known == op).map_or(Ok(()), |(error, _)| Err(error))
+    }
+}
+
+/// Syncs wait while it lives.
+#[must_use]
+#[derive(Debug)]
+pub struct HeldSyncs(FaultDisk);
+
+impl Drop for HeldSyncs {
+    fn drop(&mut self) {
+        self.0.lock().held = None;
+        self.0.0.1.notify_all();
     }
 }
 
@@ -169,7 +189,11 @@ impl DiskFile for FaultFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.lock().syncs.push(self.path.clone());
+        let mut state = self.disk.lock();
+        state.syncs.push(self.path.clone());
+        let is_held =
+            |state: &mut State| state.held.is_some_and(|held| self.path.to_string_lossy().contains(held));
+        drop(self.disk.0.1.wait_while(state, is_held).expect("no test panics while it holds this"));
         self.disk.check(&self.path, Op::Sync)?;
         self.file.sync()
     }

@@ -393,7 +393,7 @@ fn stopped(failure: &Poisoned) -> io::Error {
 }
 
 #[cfg(test)]
-mod fault_disk;
+pub(crate) mod fault_disk;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]

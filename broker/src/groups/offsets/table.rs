@@ -35,6 +35,8 @@ pub(super) struct Entry {
     noted: Option<QueueOffset>,
     /// Whether an operator set the offset and no consumer starts from it yet.
     reset: Reset,
+    /// Whether the list of what is to be logged holds the key.
+    is_waiting: bool,
 }
 
 /// How far consumers follow an offset that an operator set.
@@ -113,9 +115,11 @@ impl Table {
 
     /// Keeps an offset for the next record. Returns whether it is the first to wait.
     pub fn note(&mut self, key: Key, offset: QueueOffset) -> bool {
-        let first = self.noted.is_empty() && self.followed.is_empty();
+        let first = !self.is_waiting();
         let entry = Self::entry_mut(&mut self.groups, &mut self.len, &key);
-        if entry.noted.replace(offset).is_none() {
+        entry.noted = Some(offset);
+        // What was noted before may be on its way through the log, and no longer wait.
+        if !std::mem::replace(&mut entry.is_waiting, true) {
             self.noted.push(key);
         }
         first
@@ -159,7 +163,9 @@ impl Table {
         let mut changes = Vec::with_capacity(noted.len() + followed.len());
         changes.extend(followed.into_iter().map(Change::Followed));
         for key in noted {
-            if let Some(offset) = self.entry(&key).and_then(|entry| entry.noted) {
+            let Some(entry) = self.existing_mut(&key) else { continue };
+            entry.is_waiting = false;
+            if let Some(offset) = entry.noted {
                 changes.push(Change::Advance(key, offset));
             }
         }
@@ -170,12 +176,18 @@ impl Table {
     pub fn keep_waiting(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Advance(key, _) if self.entry(key).is_some_and(|entry| entry.noted.is_some()) => {
-                    self.noted.push(key.clone());
-                }
+                Change::Advance(key, _) => self.wait_again(key),
                 Change::Followed(key) => self.followed.push(key.clone()),
                 _ => {}
             }
+        }
+    }
+
+    fn wait_again(&mut self, key: &Key) {
+        if let Some(entry) = self.existing_mut(key).filter(|entry| entry.noted.is_some())
+            && !std::mem::replace(&mut entry.is_waiting, true)
+        {
+            self.noted.push(key.clone());
         }
     }
 
@@ -184,8 +196,10 @@ impl Table {
         let (noted, followed) = (self.noted.contains(key), self.followed.contains(key));
         self.noted.retain(|waiting| waiting != key);
         self.followed.retain(|waiting| waiting != key);
-        let entry = self.groups.get_mut(&key.group).and_then(|topics| topics.get_mut(&key.topic));
-        let offset = entry.and_then(|queues| queues.get_mut(&key.queue)?.noted.take());
+        let offset = self.existing_mut(key).and_then(|entry| {
+            entry.is_waiting = false;
+            entry.noted.take()
+        });
         let followed = followed.then(|| Change::Followed(key.clone()));
         let noted = offset.filter(|_| noted).map(|offset| Change::Advance(key.clone(), offset));
         followed.into_iter().chain(noted).collect()
@@ -214,7 +228,7 @@ impl Table {
             Change::Reset(key, offset) => {
                 let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
                 self.resets += usize::from(entry.reset == Reset::Done);
-                *entry = Entry { logged: Some(*offset), noted: None, reset: Reset::Untold };
+                *entry = Entry { logged: Some(*offset), noted: None, reset: Reset::Untold, ..*entry };
             }
             Change::Followed(key) => {
                 let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
@@ -347,6 +361,10 @@ impl Table {
 
     fn entry(&self, key: &Key) -> Option<&Entry> {
         self.groups.get(&key.group)?.get(&key.topic)?.get(&key.queue)
+    }
+
+    fn existing_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.groups.get_mut(&key.group)?.get_mut(&key.topic)?.get_mut(&key.queue)
     }
 
     fn entry_mut<'t>(

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::fixture;
+use crate::store::FlushPolicy;
+use crate::store::fault_disk::FaultDisk;
 
 fn key(group: &str, topic: &str, queue: u32) -> Key {
     Key { group: GroupName::internal(group), topic: TopicName::internal(topic), queue: QueueId::new(queue) }
@@ -20,6 +22,15 @@ fn open(dir: &Path) -> Arc<Offsets> {
     let table = OffsetTable::open(&dir.join("config"), clock.clone()).unwrap();
     let store = fixture::store(dir, clock, vec![table.projection()]);
     Arc::new(Offsets::new(&table, store, Arc::default(), 100))
+}
+
+/// The same under the policy `disk`, on a disk of the test's own.
+fn open_on(dir: &Path, disk: &FaultDisk) -> Arc<Offsets> {
+    let clock = fixture::clock();
+    let table = OffsetTable::open(&dir.join("config"), clock.clone()).unwrap();
+    let (options, disk) = (fixture::options(FlushPolicy::Disk), Arc::new(disk.clone()));
+    let store = Store::open(dir, &options, disk, clock, vec![table.projection()]).unwrap();
+    Arc::new(Offsets::new(&table, Arc::new(store), Arc::default(), 100))
 }
 
 /// A store with ten messages in queue 0 and 1 of `T`.
@@ -249,4 +260,21 @@ async fn an_offset_in_the_first_record_of_the_log_survives_a_kill() {
     offsets.reset(vec![(key("g", "T", 0), at(0))]).await.unwrap();
     let offsets = killed(&dir, offsets);
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(0)));
+}
+
+/// Regression: what was noted while an earlier note was on its way to the disk was never logged.
+#[tokio::test]
+async fn an_offset_that_is_noted_while_another_is_flushed_is_kept() {
+    let (dir, disk) = (TempDir::new().unwrap(), FaultDisk::default());
+    let offsets = open_on(dir.path(), &disk);
+    fixture::send(&offsets.store, "T", 0, 10).await;
+    offsets.note(key("g", "T", 0), at(5)).unwrap();
+    let held = disk.hold_syncs("commitlog");
+    offsets.log_waiting().unwrap();
+    offsets.note(key("g", "T", 0), at(7)).unwrap();
+    drop(held);
+    offsets.settle().await.unwrap();
+    assert!(!offsets.is_only_noted("g", "T", QueueId::ZERO));
+    let offsets = killed(&dir, offsets);
+    assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(7)));
 }

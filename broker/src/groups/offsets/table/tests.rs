@@ -108,6 +108,22 @@ fn noted_offsets_are_seen_at_once_and_logged_together() {
     assert_eq!(table.take_waiting(), vec![]);
 }
 
+/// Regression: the second note was neither logged nor did any later one wait.
+#[test]
+fn what_is_noted_while_a_note_is_logged_waits_as_well() {
+    let mut table = Table::default();
+    table.note(key("g", "T", 0), at(4));
+    let waiting = table.take_waiting();
+    assert!(table.note(key("g", "T", 0), at(7)));
+    for change in &waiting {
+        table.apply(change);
+    }
+    assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(7)));
+    assert_eq!(table.take_waiting(), vec![advance(0, 7)]);
+    table.note(key("g", "T", 0), at(8));
+    assert_eq!(table.take_waiting(), vec![advance(0, 8)]);
+}
+
 #[test]
 fn a_reset_wins_over_what_was_noted_before_it() {
     let mut table = Table::default();
