@@ -260,7 +260,7 @@ impl Offsets {
     pub fn note(&self, key: Key, offset: QueueOffset) -> Result<(), CommitError> {
         let mut table = self.shared.table();
         match table.to_note(&key, offset, self.max) {
-            Standing::Settled => return Ok(()),
+            Standing::Settled | Standing::Overruled => return Ok(()),
             Standing::Full => return Err(CommitError::Full { max: self.max }),
             Standing::Ahead => {}
         }
@@ -276,44 +276,61 @@ impl Offsets {
     /// Moves the group forward and returns once that is kept. A smaller offset than known changes
     /// nothing, as does any while the consumers do not follow a reset yet.
     pub async fn commit(&self, key: Key, offset: QueueOffset) -> Result<(), CommitError> {
-        match self.shared.table().to_commit(&key, offset, self.max) {
-            Standing::Settled => return Ok(()),
-            Standing::Full => return Err(CommitError::Full { max: self.max }),
-            Standing::Ahead => {}
-        }
-        self.check_end(&key, offset)?;
-        let end = self.append(&mut self.writer(), &[Change::Advance(key, offset)])?;
+        let (end, committed) = {
+            // Held from the look to the append: a reset in between would be undone.
+            let mut writer = self.writer();
+            let standing = self.shared.table().to_commit(&key, offset, self.max);
+            match standing {
+                Standing::Settled => return Ok(()),
+                Standing::Full => return Err(CommitError::Full { max: self.max }),
+                Standing::Overruled => (PhyOffset::new(self.logged_end.load(Ordering::Acquire)), 0),
+                Standing::Ahead => {
+                    self.check_end(&key, offset)?;
+                    (self.append(&mut writer, &[Change::Advance(key, offset)])?, 1)
+                }
+            }
+        };
         self.finish(end).await?;
-        self.metrics.offsets_committed.bump();
+        self.metrics.offsets_committed.add(committed);
         Ok(())
     }
 
     /// An operator sets offsets, forward or back, and they are kept on return. The next pull of each
     /// queue is told ([`take_reset`](Self::take_reset)); until one follows what consumers commit is ignored.
     pub async fn reset(&self, offsets: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
-        let mut end = PhyOffset::ZERO;
-        for chunk in offsets.chunks(record::CHANGES_MAX) {
-            let mut writer = self.writer();
-            let waiting: Vec<_> = {
-                let mut table = self.shared.table();
-                let is_new =
-                    |key: &Key| table.get(key.group.as_str(), key.topic.as_str(), key.queue).is_none();
-                let new = chunk.iter().filter(|(key, _)| is_new(key)).count();
-                if new > 0 && table.len() + new > self.max {
-                    return Err(CommitError::Full { max: self.max });
-                }
-                chunk.iter().flat_map(|(key, _)| table.take_waiting_of(key)).collect()
-            };
-            let changes: Vec<_> =
-                chunk.iter().map(|(key, offset)| Change::Reset(key.clone(), *offset)).collect();
-            end = self.append(&mut writer, &changes).inspect_err(|_| {
-                self.shared.table().put_back(&waiting);
-                self.shared.wake.notify_one();
-            })?;
-        }
+        let logged = self.log_resets(&offsets);
+        // Of many resets some may be logged when the others are refused.
+        let end = logged.inspect_err(|_| self.store.drive())?;
         self.finish(end).await?;
         self.metrics.offsets_reset.add(offsets.len() as u64);
         Ok(())
+    }
+
+    fn log_resets(&self, offsets: &[(Key, QueueOffset)]) -> Result<PhyOffset, CommitError> {
+        let mut writer = self.writer();
+        {
+            let table = self.shared.table();
+            let new = table.lacks(offsets.iter().map(|(key, _)| key));
+            if new > 0 && table.len() + new > self.max {
+                return Err(CommitError::Full { max: self.max });
+            }
+        }
+        let mut end = PhyOffset::ZERO;
+        for chunk in offsets.chunks(record::CHANGES_MAX) {
+            let keys = || chunk.iter().map(|(key, _)| key);
+            let waiting = self.shared.table().begin_reset(keys());
+            let changes: Vec<_> =
+                chunk.iter().map(|(key, offset)| Change::Reset(key.clone(), *offset)).collect();
+            end = match self.append(&mut writer, &changes) {
+                Ok(end) => end,
+                Err(error) => {
+                    self.shared.table().cancel_reset(keys(), waiting);
+                    self.shared.wake.notify_one();
+                    return Err(error);
+                }
+            };
+        }
+        Ok(end)
     }
 
     /// Sets offsets like [`reset`](Self::reset), for a group that no consumer is using: nobody is told.

@@ -66,6 +66,9 @@ pub(super) struct Table {
     followed: Vec<Key>,
     /// Entries with a `reset` that is not done.
     resets: usize,
+    /// Keys with resets that are on their way through the log, and how many: what is committed or pulled meanwhile
+    /// would come behind them there, and undo them.
+    resetting: HashMap<Key, u32>,
     /// Whether the file lacks something that the log says.
     dirty: bool,
     /// Times the file was written.
@@ -79,8 +82,17 @@ pub(super) enum Standing {
     Ahead,
     /// The group is there or further, or does not follow a reset yet: nothing is to be done.
     Settled,
+    /// A reset is on its way through the log, and counts.
+    Overruled,
     /// The group has no offset there, and the table is full.
     Full,
+}
+
+/// What waited for keys that are to be reset.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    noted: Vec<Key>,
+    followed: Vec<Key>,
 }
 
 impl Table {
@@ -106,6 +118,9 @@ impl Table {
         max: usize,
         known: impl Fn(&Entry) -> Option<QueueOffset>,
     ) -> Standing {
+        if self.resetting.contains_key(key) {
+            return Standing::Overruled;
+        }
         match self.entry(key) {
             None if self.len >= max => Standing::Full,
             Some(entry) if entry.reset != Reset::Done || known(entry) >= Some(offset) => Standing::Settled,
@@ -128,7 +143,10 @@ impl Table {
     /// A consumer pulls from `from`. Returns the offset that it must be told; the pull after that, or one
     /// that starts at the offset anyway, follows the reset.
     pub fn take_reset(&mut self, key: &Key, from: QueueOffset) -> Option<QueueOffset> {
-        let entry = self.groups.get_mut(&key.group)?.get_mut(&key.topic)?.get_mut(&key.queue)?;
+        if self.resetting.contains_key(key) {
+            return None;
+        }
+        let entry = self.existing_mut(key)?;
         let offset = entry.logged.filter(|_| entry.reset != Reset::Done)?;
         if entry.reset == Reset::Untold && from != offset {
             entry.reset = Reset::Told;
@@ -191,29 +209,41 @@ impl Table {
         }
     }
 
-    /// Takes out what waits for `key`: a reset is about to be logged.
-    pub fn take_waiting_of(&mut self, key: &Key) -> Vec<Change> {
-        let (noted, followed) = (self.noted.contains(key), self.followed.contains(key));
-        self.noted.retain(|waiting| waiting != key);
-        self.followed.retain(|waiting| waiting != key);
-        let offset = self.existing_mut(key).and_then(|entry| {
-            entry.is_waiting = false;
-            entry.noted.take()
-        });
-        let followed = followed.then(|| Change::Followed(key.clone()));
-        let noted = offset.filter(|_| noted).map(|offset| Change::Advance(key.clone(), offset));
-        followed.into_iter().chain(noted).collect()
-    }
-
-    /// Takes back what was taken out for a reset that could not be logged.
-    pub fn put_back(&mut self, changes: &[Change]) {
-        for change in changes {
-            if let Change::Advance(key, offset) = change {
-                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
-                entry.noted = entry.noted.max(Some(*offset));
+    /// Resets of `keys` are about to be logged: what waits for them is taken out, and what comes before they are
+    /// applied is ignored.
+    pub fn begin_reset<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Waiting {
+        for key in keys {
+            *self.resetting.entry(key.clone()).or_default() += 1;
+        }
+        let is_reset = |key: &mut Key| self.resetting.contains_key(key);
+        let noted: Vec<_> = self.noted.extract_if(.., is_reset).collect();
+        let followed = self.followed.extract_if(.., is_reset).collect();
+        for key in &noted {
+            if let Some(entry) = self.existing_mut(key) {
+                entry.is_waiting = false;
             }
         }
-        self.keep_waiting(changes);
+        Waiting { noted, followed }
+    }
+
+    /// The resets could not be logged: `waiting` waits again.
+    pub fn cancel_reset<'k>(&mut self, keys: impl Iterator<Item = &'k Key>, waiting: Waiting) {
+        for key in keys {
+            self.reset_arrived(key);
+        }
+        for key in &waiting.noted {
+            self.wait_again(key);
+        }
+        self.followed.extend(waiting.followed);
+    }
+
+    fn reset_arrived(&mut self, key: &Key) {
+        if let Some(count) = self.resetting.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.resetting.remove(key);
+            }
+        }
     }
 
     /// Applies what the log says.
@@ -226,6 +256,7 @@ impl Table {
                 entry.noted = entry.noted.filter(|noted| Some(*noted) > entry.logged);
             }
             Change::Reset(key, offset) => {
+                self.reset_arrived(key);
                 let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
                 self.resets += usize::from(entry.reset == Reset::Done);
                 *entry = Entry { logged: Some(*offset), noted: None, reset: Reset::Untold, ..*entry };
@@ -294,6 +325,11 @@ impl Table {
 
     pub const fn is_dirty(&self) -> bool {
         self.dirty
+    }
+
+    /// How many more entries there would be with these keys.
+    pub fn lacks<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> usize {
+        keys.filter(|key| self.entry(key).is_none()).count()
     }
 
     pub const fn len(&self) -> usize {

@@ -278,3 +278,44 @@ async fn an_offset_that_is_noted_while_another_is_flushed_is_kept() {
     let offsets = killed(&dir, offsets);
     assert_eq!(offsets.get("g", "T", QueueId::ZERO), Some(at(7)));
 }
+
+/// Regression: what consumers that did not know of a reset committed or pulled while it was on its way to the disk was
+/// behind it in the log, and undid it.
+#[tokio::test]
+async fn a_reset_on_its_way_to_the_disk_is_undone_by_nothing() {
+    let (dir, disk) = (TempDir::new().unwrap(), FaultDisk::default());
+    let offsets = open_on(dir.path(), &disk);
+    fixture::send(&offsets.store, "T", 0, 10).await;
+    offsets.commit(key("g", "T", 0), at(6)).await.unwrap();
+    offsets.reset(vec![(key("g", "T", 0), at(4))]).await.unwrap();
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(6)), Some(at(4)));
+    for group in ["noting", "committing"] {
+        offsets.commit(key(group, "T", 0), at(6)).await.unwrap();
+    }
+
+    let held = disk.hold_syncs("commitlog");
+    let resets = ["g", "noting", "committing"].map(|group| (key(group, "T", 0), at(2)));
+    let reset = tokio::spawn({
+        let offsets = Arc::clone(&offsets);
+        async move { offsets.reset(resets.to_vec()).await }
+    });
+    tokio::task::yield_now().await;
+    let commit = tokio::spawn({
+        let offsets = Arc::clone(&offsets);
+        async move { offsets.commit(key("committing", "T", 0), at(9)).await }
+    });
+    tokio::task::yield_now().await;
+    offsets.note(key("noting", "T", 0), at(9)).unwrap();
+    assert_eq!(offsets.take_reset(&key("g", "T", 0), at(4)), None);
+    offsets.log_waiting().unwrap();
+    assert_eq!(offsets.get("noting", "T", QueueId::ZERO), Some(at(6)), "it is not kept yet");
+    drop(held);
+    reset.await.unwrap().unwrap();
+    commit.await.unwrap().unwrap();
+
+    let offsets = killed(&dir, offsets);
+    for group in ["g", "noting", "committing"] {
+        assert_eq!(offsets.get(group, "T", QueueId::ZERO), Some(at(2)), "{group}");
+        assert_eq!(offsets.take_reset(&key(group, "T", 0), at(9)), Some(at(2)), "{group}");
+    }
+}

@@ -128,10 +128,41 @@ fn what_is_noted_while_a_note_is_logged_waits_as_well() {
 fn a_reset_wins_over_what_was_noted_before_it() {
     let mut table = Table::default();
     table.note(key("g", "T", 0), at(9));
-    assert_eq!(table.take_waiting_of(&key("g", "T", 0)), vec![advance(0, 9)]);
-    assert_eq!(table.take_waiting(), vec![]);
+    table.note(key("g", "T", 1), at(3));
+    let _ = table.begin_reset([key("g", "T", 0)].iter());
+    assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(9)));
+    assert_eq!(table.take_waiting(), vec![advance(1, 3)]);
     table.apply(&Change::Reset(key("g", "T", 0), at(2)));
     assert_eq!(table.get("g", "T", QueueId::ZERO), Some(at(2)));
+}
+
+#[test]
+fn what_comes_while_a_reset_is_logged_is_ignored() {
+    let mut table = Table::default();
+    let reset = key("g", "T", 0);
+    table.apply(&Change::Reset(reset.clone(), at(5)));
+    assert_eq!(table.take_reset(&reset, at(9)), Some(at(5)));
+    let _ = table.begin_reset([reset.clone()].iter());
+    assert_eq!(table.to_note(&reset, at(9), 9), Standing::Overruled);
+    assert_eq!(table.to_commit(&reset, at(9), 9), Standing::Overruled);
+    // That consumer follows the first reset, not this one.
+    assert_eq!(table.take_reset(&reset, at(5)), None);
+    table.apply(&Change::Reset(reset.clone(), at(2)));
+    assert_eq!(table.take_waiting(), vec![]);
+    assert_eq!(table.take_reset(&reset, at(5)), Some(at(2)));
+}
+
+#[test]
+fn what_waited_waits_again_when_a_reset_is_refused() {
+    let mut table = Table::default();
+    let reset = key("g", "T", 0);
+    table.apply(&Change::Reset(reset.clone(), at(5)));
+    assert_eq!(table.take_reset(&reset, at(5)), None);
+    table.note(reset.clone(), at(6));
+    let waiting = table.begin_reset([reset.clone()].iter());
+    table.cancel_reset([reset.clone()].iter(), waiting);
+    assert_eq!(table.to_note(&reset, at(7), 9), Standing::Ahead);
+    assert_eq!(table.take_waiting(), vec![Change::Followed(reset), advance(0, 6)]);
 }
 
 #[test]
