@@ -262,9 +262,10 @@ impl Table {
                 *entry = Entry { logged: Some(*offset), noted: None, reset: Reset::Untold, ..*entry };
             }
             Change::Followed(key) => {
-                let entry = Self::entry_mut(&mut self.groups, &mut self.len, key);
-                self.resets -= usize::from(entry.reset != Reset::Done);
-                entry.reset = Reset::Done;
+                // Whose topic or group was deleted since has nothing that could be followed.
+                let Some(entry) = self.existing_mut(key) else { return };
+                let was_owed = std::mem::take(&mut entry.reset) != Reset::Done;
+                self.resets -= usize::from(was_owed);
             }
             Change::ForgetTopic(topic) => {
                 for topics in self.groups.values_mut() {

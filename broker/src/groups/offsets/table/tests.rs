@@ -165,6 +165,17 @@ fn what_waited_waits_again_when_a_reset_is_refused() {
     assert_eq!(table.take_waiting(), vec![Change::Followed(reset), advance(0, 6)]);
 }
 
+/// Regression: it made an entry without an offset, which counted and was listed.
+#[test]
+fn a_reset_that_is_followed_after_its_topic_was_deleted_is_nothing() {
+    let mut table = Table::default();
+    table.apply(&Change::Reset(key("g", "T", 0), at(5)));
+    table.apply(&Change::ForgetTopic(TopicName::internal("T")));
+    table.apply(&Change::Followed(key("g", "T", 0)));
+    assert_eq!((table.len(), table.resets()), (0, 0));
+    assert!(table.groups_of_topic("T").is_empty());
+}
+
 #[test]
 fn the_table_is_bounded() {
     let mut table = Table::default();
