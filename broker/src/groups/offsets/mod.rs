@@ -431,7 +431,7 @@ impl Offsets {
             }
         }
         if let Err(error) = self.log_waiting() {
-            tracing::error!(%error, "consumer offsets of the last second are not logged; they are in the file");
+            tracing::error!(%error, "cannot log the consumer offsets of the last second; what was consumed in it comes again");
         }
         self.save().await;
     }
