@@ -8,6 +8,8 @@
 //! Bounds: at most `max_offsets` (group, topic, queue) entries of about 100 bytes; what waits to be
 //! logged is part of them.
 
+#[cfg(test)]
+mod model_tests;
 pub mod record;
 mod table;
 #[cfg(test)]
