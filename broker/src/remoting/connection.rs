@@ -8,8 +8,7 @@
 //! A client that does not read is not read from: nothing grows for it but what is in flight already.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,12 +24,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::{Beside, Inbox};
 use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
 use super::pace::{FlushHere, SPIN_MAX, Spin, look_for};
 use super::pull::Parked;
 use super::{dispatch, outbound};
-use crate::deliver::polls::{Mailbox, PollsFull};
+use crate::deliver::polls::PollsFull;
 use crate::deliver::pull;
 use crate::groups::members::Notice;
 use crate::publish::Scratch;
@@ -57,17 +57,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long a connection that is to end lets its client read what is there for it.
 const LAST_WRITE: Duration = Duration::from_secs(1);
-
-/// What other tasks hand to the connection.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    /// Encoded answers of requests that ran beside the connection.
-    answers: Mutex<Vec<u8>>,
-    /// Requests that run beside.
-    beside: AtomicUsize,
-    /// Where parked pulls are woken; its bell also rings for answers.
-    pub(super) mailbox: Arc<Mailbox>,
-}
 
 /// An answer that waits for its record to be safe.
 #[derive(Debug)]
@@ -229,7 +218,7 @@ impl Connection {
             if timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
-            let may_go_on = self.inbox.beside.load(Ordering::Relaxed) < BESIDE_MAX
+            let may_go_on = self.inbox.beside() < BESIDE_MAX
                 && (self.held.is_empty() || self.services.store.staged_bytes() < STAGED_PAUSE);
             if self.more_frames && may_go_on {
                 heard = Instant::now();
@@ -450,35 +439,22 @@ impl Connection {
 
     /// Gives an answer now, or when it is there.
     pub(super) fn respond(&mut self, command: &Command<'_>, serialize: Serialize, handled: Handled) {
-        let (opaque, oneway) = (command.opaque, command.is_oneway());
         match handled {
             Handled::Now(reply) => {
-                if !oneway {
-                    write_reply(&mut self.out, serialize, opaque, &reply);
+                if !command.is_oneway() {
+                    write_reply(&mut self.out, serialize, command.opaque, &reply);
                 }
             }
             Handled::Later(work) => {
-                let inbox = Arc::clone(&self.inbox);
-                inbox.beside.fetch_add(1, Ordering::Relaxed);
-                self.services.shutdown.spawn("request", async move {
-                    let reply = work.await;
-                    if !oneway {
-                        let mut answers = inbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
-                        write_reply(&mut answers, serialize, opaque, &reply);
-                    }
-                    inbox.beside.fetch_sub(1, Ordering::Relaxed);
-                    inbox.mailbox.ring();
-                });
+                let beside = Beside::new(&self.inbox, serialize, command);
+                self.services.shutdown.spawn("request", beside.run(work));
             }
         }
     }
 
     /// Takes what other tasks have left: answers, and parked pulls to look at again.
     pub(super) fn take_inbox(&mut self) {
-        {
-            let mut answers = self.inbox.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            self.out.append(&mut answers);
-        }
+        self.inbox.take_answers(&mut self.out);
         let tokens = self.inbox.mailbox.take();
         for (number, token) in tokens.iter().copied().enumerate() {
             if self.is_full() {
@@ -563,7 +539,8 @@ fn next_want(read: usize, want: usize, most: usize) -> usize {
     }
 }
 
-fn write_reply(out: &mut Vec<u8>, serialize: Serialize, opaque: i32, reply: &Reply) {
+/// Appends an answer.
+pub(super) fn write_reply(out: &mut Vec<u8>, serialize: Serialize, opaque: i32, reply: &Reply) {
     let head = Head { remark: reply.remark.as_deref(), ..Head::reply(reply.code, opaque) };
     encode(out, serialize, &head, &reply.ext, &reply.body);
 }

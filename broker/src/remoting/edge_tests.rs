@@ -9,7 +9,7 @@ use std::time::Duration;
 use gantry_proto::record::{PropertiesBuf, keys};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::{Frame, Serialize};
-use gantry_proto::remoting::header::{Command, ExtWrite, Head, OwnedCommand, encode_frame};
+use gantry_proto::remoting::header::{Command, ExtWrite, FLAG_ONEWAY, Head, OwnedCommand, encode_frame};
 use gantry_proto::remoting::request::pull::{PullMessageHeader, sys_flag};
 use gantry_proto::remoting::request::send::SendMessageHeader;
 use gantry_proto::remoting::request::topic::TopicHeader;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::budget::Share;
 use super::connection::Connection;
-use super::context::{Caller, Services};
+use super::context::{Caller, Handled, Services};
 use super::{send, serve_stream};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, Policy};
@@ -253,6 +253,31 @@ async fn who_does_not_wait_for_the_disk_is_answered_when_the_message_is_written(
     send::handle(&mut connection, RequestCode::SendMessage, &command, &frame);
     assert!(!connection.out.is_empty(), "it is answered before the disk has it");
     assert!(services.store.max_offset() > before, "the process may end now");
+    drop(connection);
+    broker.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_request_that_panics_beside_its_connection_is_answered() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut connection = connection(broker.services());
+    let bytes = frame(RequestCode::QueryConsumerOffset, &pull(), b"");
+    let request = Frame::cut(&bytes, 1 << 20).expect("a frame").expect("whole");
+    let command = Command::decode(request.serialize, request.header).expect("a command");
+    let oneway = Command { flag: FLAG_ONEWAY, ..command.clone() };
+    for command in [&oneway, &command] {
+        connection.respond(command, request.serialize, Handled::later(async { panic!("on purpose") }));
+    }
+    while connection.inbox.beside() > 0 {
+        connection.inbox.mailbox.woken().await;
+    }
+    connection.take_inbox();
+    let answer = Frame::cut(&connection.out, 1 << 20).expect("a frame").expect("whole");
+    assert_eq!(answer.len, connection.out.len(), "nobody waits for the answer to the other");
+    let answer = OwnedCommand::decode(&answer).expect("a command");
+    assert_eq!((answer.code, answer.opaque), (ResponseCode::SystemError.code(), 1));
+    assert!(answer.remark.expect("a remark").contains("the broker failed over this request"));
     drop(connection);
     broker.stop().await.expect("stopped");
 }

@@ -4,6 +4,7 @@
 //! function and encodes. The hot families (`send`, `pull`, `transaction`) write straight into the
 //! connection's output; a handler of any other is a function `(services, request, caller) -> Handled`.
 
+mod beside;
 pub mod budget;
 mod connection;
 pub mod context;
