@@ -12,3 +12,4 @@ pub mod names;
 pub mod reader;
 pub mod record;
 pub mod remoting;
+pub mod sql;
