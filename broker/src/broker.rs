@@ -251,6 +251,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         retries,
         publisher,
         polls,
+        expressions: Arc::default(),
         metrics,
         outbound: Arc::default(),
         alone: Alone::default(),

@@ -76,6 +76,17 @@ pub fn cases(default: u32) -> ProptestConfig {
 
 /// Stores `count` messages in one queue.
 pub async fn send(store: &Store, topic: &str, queue: u32, count: usize) {
+    send_with(store, topic, queue, (b"KEYS\x01k\x02", b"body"), count).await;
+}
+
+/// Stores `count` messages with these properties and this body in one queue.
+pub async fn send_with(
+    store: &Store,
+    topic: &str,
+    queue: u32,
+    (properties, body): (&[u8], &[u8]),
+    count: usize,
+) {
     let queue = store.queue(&TopicName::internal(topic), QueueId::new(queue)).expect("a queue");
     let host = SocketAddr::from(([127, 0, 0, 1], 10911));
     let mut batch = Batch::new();
@@ -90,8 +101,8 @@ pub async fn send(store: &Store, topic: &str, queue: u32, count: usize) {
             store_host: host,
             reconsume_times: 0,
             prepared_offset: PhyOffset::ZERO,
-            body: b"body",
-            properties: b"KEYS\x01k\x02",
+            body,
+            properties,
             append_crc: true,
         };
         batch.push(&queue, &draft).expect("an encodable record");

@@ -34,6 +34,9 @@ pub struct Consume {
     /// Only messages with one of these tags, like `A || B`.
     #[arg(long, value_name = "TAGS", default_value = "*")]
     filter: String,
+    /// Only messages with properties that match an SQL92 expression, like `color = 'red' AND weight > 5`.
+    #[arg(long, value_name = "EXPRESSION", conflicts_with = "filter")]
+    sql: Option<String>,
     /// Stop after so many messages; without it reading goes on until Ctrl-C.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
@@ -113,7 +116,11 @@ const fn is_lost(kind: ErrorKind) -> bool {
 async fn start(args: &Consume, client: &Client) -> Result<PullConsumer, Failure> {
     let group = args.group.as_deref().unwrap_or(LOOKER);
     // A long poll that goes on behind a stop would only hold the broker.
-    let builder = client.pull_consumer(group).filter(&*args.filter).wait(POLL * 5);
+    let builder = client.pull_consumer(group).wait(POLL * 5);
+    let builder = match &args.sql {
+        Some(expression) => builder.sql(expression),
+        None => builder.filter(&*args.filter),
+    };
     let consumer = builder.start().await?;
     let queues = consumer.queues(&args.topic).await?;
     if queues.is_empty() {

@@ -1,6 +1,9 @@
 //! How messages reach consumers.
 
+pub mod expressions;
 pub mod filter;
 pub mod polls;
+#[cfg(test)]
+mod polls_tests;
 pub mod pull;
 pub mod retry;

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
+use gantry_proto::record::RecordView;
 use tokio::sync::Notify;
 
-use super::filter::Filter;
+use super::filter::{Filter, Verdict};
 use crate::store::{ApplyError, Dispatched, Projection, Queue, Save};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,6 +53,10 @@ impl Mailbox {
     }
 }
 
+/// Steps that the filters of waiting pulls may take in one batch of records: terms times bytes of properties. After
+/// that whoever would have to look is woken, and looks on the lane of its own connection.
+const BATCH_STEPS_MAX: usize = 1 << 20;
+
 #[derive(Debug)]
 struct Waiter {
     mailbox: Arc<Mailbox>,
@@ -74,6 +79,8 @@ pub struct PollsFull {
 pub struct Polls {
     table: DashMap<Key, Vec<Waiter>>,
     waiting: AtomicUsize,
+    /// Those of them whose filter looks at properties.
+    choosy: AtomicUsize,
     max: usize,
 }
 
@@ -87,7 +94,7 @@ pub struct Place {
 impl Polls {
     /// Room for `max` waiting pulls.
     pub fn new(max: usize) -> Self {
-        Self { table: DashMap::new(), waiting: AtomicUsize::new(0), max }
+        Self { table: DashMap::new(), waiting: AtomicUsize::new(0), choosy: AtomicUsize::new(0), max }
     }
 
     /// Pulls that wait.
@@ -113,6 +120,9 @@ impl Polls {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(PollsFull { max: self.max });
         }
+        if filter.looks_at_properties() {
+            self.choosy.fetch_add(1, Ordering::SeqCst);
+        }
         let key = (queue.topic().clone(), queue.id());
         let waiter = Waiter { mailbox: Arc::clone(mailbox), token, filter: filter.clone() };
         self.table.entry(key.clone()).or_default().push(waiter);
@@ -126,12 +136,36 @@ impl Polls {
         });
     }
 
-    /// Wakes whoever waits at a queue for a message with this tags code.
+    /// Wakes whoever waits at a queue for a message with this tags code, whatever its properties are.
     fn wake(&self, key: &Key, tags_code: i64) {
         self.drop_waiters(key, |waiter| {
-            let wanted = waiter.filter.matches(tags_code);
+            let wanted = waiter.filter.by_entry(tags_code) == Verdict::Wanted;
             if wanted {
                 waiter.mailbox.wake(waiter.token);
+            }
+            wanted
+        });
+    }
+
+    /// Takes out whoever waits at a queue for a message with these properties, and puts down whom to wake. Without
+    /// `steps` left everybody whose filter would have to look at them is woken.
+    fn choose(
+        &self,
+        key: &Key,
+        (tags_code, view): (i64, &RecordView<'_>),
+        steps: &mut usize,
+        woken: &mut Vec<(Arc<Mailbox>, u32)>,
+    ) {
+        let properties = view.properties();
+        self.drop_waiters(key, |waiter| {
+            if !waiter.filter.looks_at_properties() || waiter.filter.by_entry(tags_code) != Verdict::Open {
+                return false;
+            }
+            let cost = waiter.filter.terms().saturating_mul(properties.raw().len() + 1);
+            *steps = steps.saturating_sub(cost);
+            let wanted = *steps == 0 || waiter.filter.by_properties(properties);
+            if wanted {
+                woken.push((Arc::clone(&waiter.mailbox), waiter.token));
             }
             wanted
         });
@@ -148,10 +182,18 @@ impl Polls {
     fn drop_waiters(&self, key: &Key, mut gone: impl FnMut(&Waiter) -> bool) {
         let Some(mut waiters) = self.table.get_mut(key) else { return };
         let before = waiters.len();
-        waiters.retain(|waiter| !gone(waiter));
+        let mut choosy = 0;
+        waiters.retain(|waiter| {
+            let gone = gone(waiter);
+            choosy += usize::from(gone && waiter.filter.looks_at_properties());
+            !gone
+        });
         let left = waiters.len();
         drop(waiters);
         self.waiting.fetch_sub(before - left, Ordering::SeqCst);
+        if choosy > 0 {
+            self.choosy.fetch_sub(choosy, Ordering::SeqCst);
+        }
         if left == 0 {
             self.table.remove_if(key, |_, waiters| waiters.is_empty());
         }
@@ -159,7 +201,12 @@ impl Polls {
 
     /// The projection that wakes them.
     pub fn projection(self: &Arc<Self>) -> Box<dyn Projection> {
-        Box::new(PollsProjection { polls: Arc::clone(self), arrived: Vec::new() })
+        Box::new(PollsProjection {
+            polls: Arc::clone(self),
+            arrived: Vec::new(),
+            chosen: Vec::new(),
+            steps: BATCH_STEPS_MAX,
+        })
     }
 }
 
@@ -167,6 +214,10 @@ struct PollsProjection {
     polls: Arc<Polls>,
     /// Queue and tags code of what came since the last wake-up, without repetitions in a row.
     arrived: Vec<(Arc<Queue>, i64)>,
+    /// Whom properties of what came since then wake.
+    chosen: Vec<(Arc<Mailbox>, u32)>,
+    /// Steps that filters may still take before the next wake-up.
+    steps: usize,
 }
 
 impl Projection for PollsProjection {
@@ -186,6 +237,11 @@ impl Projection for PollsProjection {
         }
         let Some(queue) = record.queue else { return Ok(()) };
         let code = record.hot.tags_code();
+        // Here, where the properties are at hand. The same order of loads and stores holds for these pulls.
+        if self.polls.choosy.load(Ordering::SeqCst) > 0 {
+            let key = (queue.topic().clone(), queue.id());
+            self.polls.choose(&key, (code, &record.view), &mut self.steps, &mut self.chosen);
+        }
         let repeated =
             self.arrived.last().is_some_and(|(last, tags)| Arc::ptr_eq(last, queue) && *tags == code);
         if !repeated {
@@ -203,6 +259,10 @@ impl Projection for PollsProjection {
     }
 
     fn finish_batch(&mut self) {
+        self.steps = BATCH_STEPS_MAX;
+        for (mailbox, token) in self.chosen.drain(..) {
+            mailbox.wake(token);
+        }
         for (queue, tags_code) in self.arrived.drain(..) {
             self.polls.wake(&(queue.topic().clone(), queue.id()), tags_code);
         }

@@ -483,7 +483,7 @@ impl Connection {
     }
 
     /// Parks a pull, or gives it back when there is no room.
-    pub(super) fn park(&mut self, parked: Parked) -> Result<(), (Parked, PollsFull)> {
+    pub(super) fn park(&mut self, parked: Parked) -> Result<(), Box<(Parked, PollsFull)>> {
         self.parked.park(&self.services.polls, &self.inbox.mailbox, parked)
     }
 }

@@ -15,6 +15,7 @@ use super::budget::Budget;
 use super::pace::Alone;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::deliver::expressions::Expressions;
 use crate::deliver::polls::Polls;
 use crate::deliver::retry::Retries;
 use crate::groups::Groups;
@@ -174,6 +175,8 @@ pub struct Services {
     pub publisher: Publisher,
     /// Waiting pulls.
     pub polls: Arc<Polls>,
+    /// The filters in use.
+    pub expressions: Arc<Expressions>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Bytes of answers that wait on all connections.

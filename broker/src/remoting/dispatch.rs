@@ -99,9 +99,9 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetAllDelayOffset => offset::delay_offsets(store),
         Code::HeartBeat => {
             let joined = |group: &GroupName| services.transactions.producer_came(group.as_str());
-            member::heartbeat((groups, topics, members), request, caller, joined)
+            member::heartbeat((groups, topics, members), &services.expressions, request, caller, joined)
         }
-        Code::CheckClientConfig => member::check_client(request),
+        Code::CheckClientConfig => member::check_client(&services.expressions, request),
         Code::GetConsumerListByGroup => member::consumer_ids(members, request),
         Code::GetConsumerConnectionList => member::consumer_connections(members, request),
         Code::GetProducerConnectionList => member::producer_connections(members, request),

@@ -16,6 +16,7 @@ use gantry_proto::remoting::request::member::{
 };
 
 use super::context::{Caller, Handled, Reply, settle, short};
+use crate::deliver::expressions::Expressions;
 use crate::groups::Groups;
 use crate::groups::members::{Change, Member, Members, Peer};
 use crate::groups::offsets::Offsets;
@@ -31,6 +32,7 @@ pub(super) fn body_of<B: Body>(request: &OwnedCommand) -> Result<B, Reply> {
 /// Code 34. `joined` hears of each producer group that the client joined with this.
 pub fn heartbeat(
     (groups, topics, members): (&Groups, &Topics, &Members),
+    expressions: &Expressions,
     request: &OwnedCommand,
     caller: &Caller,
     joined: impl Fn(&GroupName),
@@ -42,6 +44,10 @@ pub fn heartbeat(
             Peer::new(caller.connection, caller.remote, &data.client_id, speaks, caller.outbox.clone());
         let beat = groups.heartbeat(topics, members, &data, &Arc::new(peer))?;
         beat.producers_joined.iter().for_each(joined);
+        if beat.change == Change::Yes {
+            // Refusing the beat would cut off the client's other groups: pulls are told what is wrong.
+            expressions.warn_of(&data);
+        }
         // A beat without subscriptions that changes something comes from a client that is not known here
         // (any more): it shall say everything.
         let is_sub_change = Some(data.without_sub && beat.change == Change::Yes);
@@ -65,17 +71,14 @@ pub fn unregister(members: &Members, offsets: &Arc<Offsets>, request: &OwnedComm
     Handled::later(async move { offsets.settle().await.map_or_else(Reply::from, |()| Reply::ok()) })
 }
 
-/// Code 46: can the broker evaluate this subscription? Only tags are evaluated in this version.
-pub fn check_client(request: &OwnedCommand) -> Reply {
+/// Code 46: can the broker evaluate this subscription? The answer's remark says what is strange about one that it
+/// can.
+pub fn check_client(expressions: &Expressions, request: &OwnedCommand) -> Reply {
     settle(|| {
         let body: CheckClientRequestBody = body_of(request)?;
-        match body.subscription_data.expression_type.as_str() {
-            "" | "TAG" => Ok(Reply::ok()),
-            other => Err(Reply::refused(
-                ResponseCode::SystemError,
-                format!("filters of type {} are not supported by this version: filter by tags", short(other)),
-            )),
-        }
+        let data = body.subscription_data;
+        let remark = expressions.remark(&data.expression_type, &data.sub_string)?;
+        Ok(Reply { remark, ..Reply::ok() })
     })
 }
 

@@ -31,6 +31,7 @@ fn beat(world: &World, data: &HeartbeatData) -> (Reply, Vec<String>) {
     let joined = RefCell::new(Vec::new());
     let reply = heartbeat(
         (&world.groups, &world.topics, &world.members),
+        &Expressions::default(),
         &OwnedCommand::request(34, &()).body(data.to_json()),
         &caller(),
         |group| joined.borrow_mut().push(group.to_string()),
@@ -128,20 +129,39 @@ fn wrong_heartbeats_are_refused() {
     assert_eq!(beat(&world, &bad).0.code, 29);
     let garbage = OwnedCommand::request(34, &()).body("{\"clientID\":");
     let services = (&*world.groups, &*world.topics, &*world.members);
-    assert_eq!(heartbeat(services, &garbage, &caller(), |_| ()).code, 1);
+    assert_eq!(heartbeat(services, &Expressions::default(), &garbage, &caller(), |_| ()).code, 1);
 }
 
 #[test]
-fn only_tags_can_be_filtered() {
-    let check = |expression_type: &str| {
+fn a_client_learns_whether_its_subscription_can_be_served() {
+    let check = |kind: &str, text: &str| {
         let body = CheckClientRequestBody {
             subscription_data: SubscriptionData {
-                expression_type: expression_type.to_owned(),
+                expression_type: kind.to_owned(),
+                sub_string: text.to_owned(),
                 ..SubscriptionData::default()
             },
             ..CheckClientRequestBody::default()
         };
-        check_client(&OwnedCommand::request(46, &()).body(body.to_json())).code
+        let request = OwnedCommand::request(46, &()).body(body.to_json());
+        let reply = check_client(&Expressions::default(), &request);
+        (reply.code, reply.remark.unwrap_or_default())
     };
-    assert_eq!((check("TAG"), check("SQL92")), (0, 1));
+    assert_eq!((check("TAG", "A || B").0, check("SQL92", "a > 5")), (0, (0, String::new())));
+    let (code, why) = check("SQL92", "a > 'x'");
+    assert!(code == 23 && why.contains("at character 3"), "{code} {why}");
+    assert_eq!((check("SQL92", "").0, check("TAG", "||").0, check("CLASS", "x").0), (23, 23, 23));
+    let (code, remark) = check("SQL92", "a LIKE 'x%'");
+    assert!(code == 0 && remark.contains("before character 3"), "{code} {remark}");
+}
+
+#[test]
+fn a_heartbeat_with_a_wrong_expression_is_taken() {
+    let world = World::new();
+    let mut bad = data();
+    let subscription = &mut bad.consumer_data_set[0].subscription_data_set[0];
+    subscription.expression_type = "SQL92".to_owned();
+    subscription.sub_string = "a >".to_owned();
+    assert_eq!(beat(&world, &bad).0.code, 0);
+    assert!(world.members.is_online("cg") && !world.members.producers_of("pg").is_empty());
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::context::Services;
+use super::refusal;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
@@ -51,12 +52,12 @@ impl ParkedPulls {
         polls: &Polls,
         mailbox: &Arc<Mailbox>,
         parked: Parked,
-    ) -> Result<(), (Parked, PollsFull)> {
+    ) -> Result<(), Box<(Parked, PollsFull)>> {
         self.next_token = self.next_token.wrapping_add(1);
         let token = self.next_token;
         let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
             Ok(place) => place,
-            Err(full) => return Err((parked, full)),
+            Err(full) => return Err(Box::new((parked, full))),
         };
         // A message that came before the place was taken woke nobody.
         if parked.request.queue.max() > parked.request.from {
@@ -136,8 +137,8 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     if may_wait && waits(&pulled, &parked.request) {
         parked.deadline += Duration::from_millis(suspend).min(SUSPEND_MAX);
         parked.request.from = pulled.next;
-        if let Err((parked, full)) = connection.park(parked) {
-            refuse_to_wait(connection, &parked, full);
+        if let Err(refused) = connection.park(parked) {
+            refuse_to_wait(connection, &refused.0, refused.1);
         }
         return;
     }
@@ -215,29 +216,25 @@ fn subscription(
     services: &Services,
     header: &PullMessageHeader<'_>,
 ) -> Result<Filter, (ResponseCode, String)> {
-    let is_tag = |kind: &str| kind.is_empty() || kind.eq_ignore_ascii_case("TAG");
     if header.sys_flag & sys_flag::SUBSCRIPTION != 0 {
-        let kind = header.expression_type.unwrap_or_default();
-        if !is_tag(kind) {
-            let why =
-                format!("expressions of type {kind} are not supported by this version: subscribe by tag");
-            return Err((ResponseCode::SystemError, why));
-        }
-        return Filter::tags(header.subscription.unwrap_or("*"))
-            .map_err(|error| (ResponseCode::SubscriptionParseFailed, error.to_string()));
+        let (kind, text) =
+            (header.expression_type.unwrap_or_default(), header.subscription.unwrap_or_default());
+        return services
+            .expressions
+            .filter(kind, text)
+            .map_err(|error| (refusal::filter(&error), error.to_string()));
     }
-    let subscription =
-        services.members.subscription(header.consumer_group, header.topic).ok_or_else(|| {
-            let why = format!(
-                "group {} has not told that it subscribes to {}: send a heartbeat first",
-                header.consumer_group, header.topic
-            );
-            (ResponseCode::SubscriptionNotExist, why)
-        })?;
-    if subscription.sub_version < header.sub_version {
+    let wanted = services.members.wanted(header.consumer_group, header.topic).ok_or_else(|| {
+        let why = format!(
+            "group {} has not told that it subscribes to {}: send a heartbeat first",
+            header.consumer_group, header.topic
+        );
+        (ResponseCode::SubscriptionNotExist, why)
+    })?;
+    if wanted.data.sub_version < header.sub_version {
         let why = format!(
             "the broker knows version {} of the subscription, the request has {}: send a heartbeat first",
-            subscription.sub_version, header.sub_version
+            wanted.data.sub_version, header.sub_version
         );
         return Err((ResponseCode::SubscriptionNotLatest, why));
     }
@@ -245,7 +242,10 @@ fn subscription(
         // What is retried was wanted once; the tags of the retry topic's subscription are `*`.
         return Ok(Filter::All);
     }
-    Ok(Filter::of(&subscription.tags_set))
+    services
+        .expressions
+        .of_group(&wanted, header.sub_version)
+        .map_err(|error| (refusal::wanted(&error), error.to_string()))
 }
 
 /// Sends the consumer to the offset that an operator set. Returns whether there was one.
@@ -282,8 +282,8 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
     if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
     {
         parked.request.from = pulled.next;
-        if let Err((parked, full)) = connection.park(parked) {
-            refuse_to_wait(connection, &parked, full);
+        if let Err(refused) = connection.park(parked) {
+            refuse_to_wait(connection, &refused.0, refused.1);
         }
         return;
     }

@@ -3,6 +3,7 @@
 use gantry_proto::remoting::codes::ResponseCode;
 
 use super::context::{Reply, chain};
+use crate::deliver::expressions::{FilterError, WantedError};
 use crate::deliver::retry::SendBackError;
 use crate::groups::offsets::CommitError;
 use crate::groups::{GroupError, HeartbeatError};
@@ -95,6 +96,23 @@ pub(super) fn retry(error: &SendBackError) -> ResponseCode {
     }
 }
 
+/// Why a subscription that came with a request cannot be served.
+pub(super) fn filter(error: &FilterError) -> ResponseCode {
+    match error {
+        FilterError::Tags(_) | FilterError::Sql(_) | FilterError::Type(_) => {
+            ResponseCode::SubscriptionParseFailed
+        }
+    }
+}
+
+/// Why what a group told by heartbeat cannot be served.
+pub(super) fn wanted(error: &WantedError) -> ResponseCode {
+    match error {
+        WantedError::None(_) => ResponseCode::FilterDataNotExist,
+        WantedError::NotThis(_) => ResponseCode::FilterDataNotLatest,
+    }
+}
+
 /// Why an offset was not kept.
 fn commit(error: &CommitError) -> ResponseCode {
     match error {
@@ -141,6 +159,7 @@ macro_rules! as_reply {
 
 as_reply! {
     CommitError => commit,
+    FilterError => filter,
     GroupError => group,
     HeartbeatError => heartbeat,
     TopicError => topic,

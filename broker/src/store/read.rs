@@ -144,14 +144,30 @@ pub struct Messages<'a> {
 impl Messages<'_> {
     /// Adds the message of an entry, as [`Store::message`] gives it; `false` when it is gone.
     pub fn add(&mut self, entry: &QueueEntry) -> Result<bool, ReadError> {
+        self.add_if(entry, |_| true)
+    }
+
+    /// Adds the message of an entry, as [`Store::message`] gives it, if its record is `wanted`; `false` when it
+    /// is not, or gone.
+    pub fn add_if(
+        &mut self,
+        entry: &QueueEntry,
+        wanted: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<bool, ReadError> {
         if let Some((from, to)) = self.find(entry)
             && let Some(bytes) = self.runs.maps.last().and_then(|map| map.get(from..to))
             && self.is_sound(entry, bytes)
         {
-            self.runs.push(from, to);
-            return Ok(true);
+            let wanted = wanted(bytes);
+            if wanted {
+                self.runs.push(from, to);
+            }
+            return Ok(wanted);
         }
         let Some(slice) = self.store.message(self.queue, entry)? else { return Ok(false) };
+        if !wanted(&slice) {
+            return Ok(false);
+        }
         self.runs.maps.push(slice.map);
         self.file = None;
         self.runs.push(slice.from, slice.to);

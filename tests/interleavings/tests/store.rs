@@ -18,6 +18,7 @@ use gantry_interleavings::store::{AppendError, Batch, FlushPolicy, Projection, S
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::TopicName;
 use gantry_proto::record::{RecordDraft, RecordView, SysFlag};
+use gantry_proto::sql::Sql;
 use shuttle::future::block_on;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner, thread};
@@ -206,8 +207,13 @@ fn a_topic_is_deleted_while_it_is_sent_to() {
 /// A pull that finds nothing and waits is woken by the message that comes meanwhile.
 #[test]
 fn a_waiting_pull_is_woken_by_the_message_that_comes() {
-    for policy in POLICIES {
+    let choosy = Sql::parse("KEYS IS NULL OR KEYS <> 'x'").expect("an expression");
+    for (policy, filter) in POLICIES
+        .into_iter()
+        .flat_map(|policy| [(policy, Filter::All), (policy, Filter::Sql(Arc::new(choosy.clone())))])
+    {
         explore(move || {
+            let filter = filter.clone();
             let polls = Arc::new(Polls::new(10));
             let world = open(policy, vec![polls.projection()]);
             let queue = world.store.queue(&TopicName::internal("T"), QueueId::ZERO).expect("a queue");
@@ -217,7 +223,7 @@ fn a_waiting_pull_is_woken_by_the_message_that_comes() {
             let pull = thread::spawn(move || {
                 let mailbox = Arc::new(Mailbox::default());
                 while queue.max() == QueueOffset::ZERO {
-                    let place = waiting.park(&queue, &Filter::All, &mailbox, 7).expect("there is room");
+                    let place = waiting.park(&queue, &filter, &mailbox, 7).expect("there is room");
                     thread::yield_now();
                     if queue.max() > QueueOffset::ZERO {
                         waiting.leave(&place, &mailbox);

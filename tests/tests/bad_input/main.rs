@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod damaged;
+mod filters;
 mod frames;
 mod full;
 mod fuzz;

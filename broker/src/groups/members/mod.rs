@@ -4,8 +4,8 @@
 //! consumer group's members or subscriptions change, all of its members are told at once.
 //!
 //! Members of one group must subscribe alike, because each takes whole queues. When they do not, what the
-//! broker gives out for a topic is the union of their tags, so that it withholds nothing that one of
-//! them wants, and the group is counted and named once in the log.
+//! broker gives out for a topic is all that one of them wants, so that it withholds nothing, and the
+//! group is counted and named once in the log.
 
 mod peer;
 #[cfg(test)]
@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 pub use peer::{CheckRequest, Notice, Peer};
-use unite::{alike, united};
+pub use unite::Wanted;
 
 /// Subscriptions that one member may have in one group.
 const SUBSCRIPTIONS_MAX: usize = 4096;
@@ -94,8 +94,8 @@ struct ConsumerGroup {
     /// Whether changes are told to the members.
     tell: bool,
     members: BTreeMap<Arc<str>, Consumer>,
-    /// The union of the members' subscriptions.
-    effective: BTreeMap<TopicName, Arc<SubscriptionData>>,
+    /// What one of the members wants.
+    effective: BTreeMap<TopicName, Wanted>,
     conflicts: BTreeSet<TopicName>,
 }
 
@@ -270,7 +270,11 @@ impl Members {
                 .map(|member| Member { peer: Arc::clone(&member.peer), seen: member.seen })
                 .collect(),
             consumption: group.consumption.clone(),
-            subscriptions: group.effective.clone(),
+            subscriptions: group
+                .effective
+                .iter()
+                .map(|(topic, wanted)| (topic.clone(), Arc::clone(&wanted.data)))
+                .collect(),
             conflicts: group.conflicts.clone(),
         })
     }
@@ -281,8 +285,14 @@ impl Members {
     }
 
     /// What a consumer group gets of a topic.
-    pub fn subscription(&self, group: &str, topic: &str) -> Option<Arc<SubscriptionData>> {
+    pub fn wanted(&self, group: &str, topic: &str) -> Option<Wanted> {
         self.lock().consumers.get(group)?.effective.get(topic).cloned()
+    }
+
+    /// What a consumer group gets of a topic, as tools see it: the newest of the members' subscriptions that cannot
+    /// be told as one.
+    pub fn subscription(&self, group: &str, topic: &str) -> Option<Arc<SubscriptionData>> {
+        self.wanted(group, topic).map(|wanted| wanted.data)
     }
 
     /// Whether anybody of the consumer group is online.
@@ -482,20 +492,17 @@ impl ConsumerGroup {
 
     /// Unites the members' subscriptions anew; returns whether the result differs from before.
     fn recompute(&mut self, group: &GroupName, metrics: &Metrics) -> bool {
-        let mut effective: BTreeMap<TopicName, Arc<SubscriptionData>> = BTreeMap::new();
+        let mut effective: BTreeMap<TopicName, Wanted> = BTreeMap::new();
         let mut conflicts = BTreeSet::new();
         for member in self.members.values() {
             for (topic, subscription) in &member.subscriptions {
                 match effective.get_mut(topic) {
                     None => {
-                        effective.insert(topic.clone(), Arc::clone(subscription));
+                        effective.insert(topic.clone(), Wanted::by(subscription));
                     }
-                    Some(so_far) => {
-                        if !alike(so_far, subscription) {
+                    Some(wanted) => {
+                        if !wanted.add(subscription) {
                             conflicts.insert(topic.clone());
-                        }
-                        if **so_far != **subscription {
-                            *so_far = Arc::new(united(so_far, subscription));
                         }
                     }
                 }
@@ -515,7 +522,7 @@ impl ConsumerGroup {
             || self
                 .effective
                 .iter()
-                .any(|(topic, old)| effective.get(topic).is_none_or(|new| !alike(old, new)));
+                .any(|(topic, old)| effective.get(topic).is_none_or(|new| !old.is_alike(new)));
         self.effective = effective;
         changed
     }

@@ -127,20 +127,51 @@ fn a_topic_that_only_some_subscribe_to_is_a_conflict() {
     assert_eq!(members.consumer_group("g").unwrap().conflicts, BTreeSet::from([TopicName::internal("U")]));
 }
 
-#[test]
-fn expressions_that_cannot_be_united_give_the_newer_one() {
-    let (_, members) = members();
-    let (a, b) = (Client::new(1, "a"), Client::new(2, "b"));
-    let sql = |text: &str, sub_version| SubscriptionData {
+fn sql(text: &str, sub_version: i64) -> SubscriptionData {
+    SubscriptionData {
         expression_type: "SQL92".to_owned(),
         sub_string: text.to_owned(),
         sub_version,
         ..tags("T", &[])
-    };
-    join(&members, &a, vec![sql("a > 1", 9)]);
-    join(&members, &b, vec![sql("a > 2", 7)]);
-    assert_eq!(members.subscription("g", "T").unwrap().sub_string, "a > 1");
+    }
+}
+
+/// What is wanted of T, the newest first.
+fn wanted(members: &Members) -> Vec<String> {
+    let wanted = members.wanted("g", "T").unwrap();
+    let mut others: Vec<_> = wanted.others.iter().map(|data| data.sub_string.clone()).collect();
+    others.sort_unstable();
+    others.insert(0, wanted.data.sub_string.clone());
+    others
+}
+
+#[test]
+fn expressions_that_cannot_be_united_are_kept_beside_the_newest_one() {
+    let (_, members) = members();
+    let clients: Vec<_> = (1..5).map(|number| Client::new(number, &format!("c{number}"))).collect();
+    assert_eq!(join(&members, &clients[0], vec![sql("a > 1", 9)]), Change::Yes);
+    assert_eq!(join(&members, &clients[1], vec![sql("a > 2", 7)]), Change::Yes);
+    assert_eq!(wanted(&members), ["a > 1", "a > 2"]);
     assert_eq!(members.metrics.subscription_conflicts.get(), 1);
+    assert_eq!(members.consumer_group("g").unwrap().conflicts.len(), 1);
+    join(&members, &clients[2], vec![sql("a > 2", 11)]);
+    join(&members, &clients[3], vec![tags("T", &["x"])]);
+    assert_eq!(wanted(&members), ["a > 2", "a > 1", "x"]);
+    assert_eq!(members.wanted("g", "T").unwrap().data.sub_version, 11);
+    assert_eq!(join(&members, &clients[0], vec![sql("a > 1", 9)]), Change::No);
+    members.unregister("c4", None, Some("g"));
+    members.unregister("c1", None, Some("g"));
+    assert_eq!(wanted(&members), ["a > 2"]);
+    assert!(members.consumer_group("g").unwrap().conflicts.is_empty());
+}
+
+#[test]
+fn a_group_of_too_many_expressions_gets_everything() {
+    let mut all = Wanted::by(&Arc::new(sql("a = 0", 1)));
+    for number in 1..40 {
+        assert!(!all.add(&Arc::new(sql(&format!("a = {number}"), 1))));
+    }
+    assert!(all.others.len() <= 33 && all.others.iter().any(|data| data.sub_string == "*"), "{all:?}");
 }
 
 #[test]

@@ -1,22 +1,80 @@
 //! One subscription out of those of several members.
 
+use std::sync::Arc;
+
 use gantry_proto::remoting::body::heartbeat::SubscriptionData;
 
+/// Different subscriptions of one group to one topic that are kept apart; with more of them it gets everything.
+const OTHERS_MAX: usize = 32;
+
+/// What a group wants of a topic: all that one of its members subscribes to.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The subscription; of several that cannot be united the newest.
+    pub data: Arc<SubscriptionData>,
+    /// Those that cannot be united with it.
+    pub others: Vec<Arc<SubscriptionData>>,
+}
+
+impl Wanted {
+    /// What one member subscribes to.
+    pub(super) fn by(data: &Arc<SubscriptionData>) -> Self {
+        Self { data: Arc::clone(data), others: Vec::new() }
+    }
+
+    /// Adds what another member subscribes to; `false` when it is something else.
+    pub(super) fn add(&mut self, new: &Arc<SubscriptionData>) -> bool {
+        if self.others.is_empty() && is_tags(&self.data) && is_tags(new) {
+            let same = alike(&self.data, new);
+            if *self.data != **new {
+                self.data = Arc::new(united(&self.data, new));
+            }
+            return same;
+        }
+        let mut all = std::mem::take(&mut self.others);
+        let same = all.is_empty() && alike(&self.data, new);
+        all.push(Arc::clone(&self.data));
+        match all.iter_mut().find(|known| alike(known, new)) {
+            Some(known) if new.sub_version > known.sub_version => *known = Arc::clone(new),
+            Some(_) => {}
+            None => all.push(Arc::clone(new)),
+        }
+        let newest = all.iter().enumerate().max_by_key(|(_, data)| data.sub_version);
+        if let Some(newest) = newest.map(|(place, _)| place) {
+            self.data = all.swap_remove(newest);
+        }
+        if all.len() > OTHERS_MAX {
+            let everything = SubscriptionData { topic: new.topic.clone(), ..SubscriptionData::default() };
+            all = vec![Arc::new(SubscriptionData { sub_string: "*".to_owned(), ..everything })];
+        }
+        self.others = all;
+        same
+    }
+
+    /// Whether the same messages are wanted.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let has = |wanted: &Self, data: &SubscriptionData| {
+            alike(&wanted.data, data) || wanted.others.iter().any(|known| alike(known, data))
+        };
+        let within = |left: &Self, right: &Self| {
+            has(right, &left.data) && left.others.iter().all(|data| has(right, data))
+        };
+        within(self, other) && within(other, self)
+    }
+}
+
 /// Whether two subscriptions select the same messages, by all that can be told from their text.
-pub(super) fn alike(left: &SubscriptionData, right: &SubscriptionData) -> bool {
+fn alike(left: &SubscriptionData, right: &SubscriptionData) -> bool {
     left.expression_type == right.expression_type
         && left.class_filter_mode == right.class_filter_mode
         && (left.sub_string == right.sub_string
             || (is_tags(left) && left.tags_set == right.tags_set && is_all(left) == is_all(right)))
 }
 
-/// A subscription that selects what either selects; of two that cannot be united the newer one.
-pub(super) fn united(left: &SubscriptionData, right: &SubscriptionData) -> SubscriptionData {
+/// A subscription to tags that selects what either selects.
+fn united(left: &SubscriptionData, right: &SubscriptionData) -> SubscriptionData {
     let newer = if right.sub_version > left.sub_version { right } else { left };
     let mut united = newer.clone();
-    if !is_tags(left) || !is_tags(right) {
-        return united;
-    }
     if is_all(left) || is_all(right) {
         united.sub_string = String::from("*");
         united.tags_set.clear();
