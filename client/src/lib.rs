@@ -36,6 +36,7 @@ mod compress;
 mod connection;
 mod dispatch;
 mod error;
+mod filter;
 mod link;
 mod members;
 mod message;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
-use gantry_proto::record::TagExpression;
 
 use crate::client::{Client, Core};
 use crate::connection::{PullAnswer, Reply};
 use crate::error::{Error, Result};
+use crate::filter::{Expression, Selector};
 use crate::message::{MessageQueue, Received};
 use crate::queues::{PullRequest, PullStatus, Pulled, Subscribed, Unset, pulled};
 
@@ -43,7 +43,7 @@ pub enum SeekTo {
 pub struct PullConsumerBuilder {
     client: Client,
     group: String,
-    filter: String,
+    filter: Expression,
     batch: u32,
     wait: Duration,
 }
@@ -67,7 +67,7 @@ impl Client {
         PullConsumerBuilder {
             client: self.clone(),
             group: group.as_ref().to_owned(),
-            filter: "*".to_owned(),
+            filter: Expression::Tags("*".to_owned()),
             batch: 32,
             wait: Duration::from_secs(15),
         }
@@ -78,7 +78,15 @@ impl PullConsumerBuilder {
     /// Only messages with one of these tags: `A || B`; `*`, the default, for all.
     #[must_use]
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
-        self.filter = expression.into();
+        self.filter = Expression::Tags(expression.into());
+        self
+    }
+
+    /// Only messages with properties that match an SQL92 expression: `color = 'red' AND weight > 5`. Brokers
+    /// refuse the first poll or pull when it is wrong; Apache's need `enablePropertyFilter`.
+    #[must_use]
+    pub fn sql(mut self, expression: impl Into<String>) -> Self {
+        self.filter = Expression::Sql(expression.into());
         self
     }
 
@@ -101,11 +109,11 @@ impl PullConsumerBuilder {
     pub async fn start(self) -> Result<PullConsumer> {
         let group =
             GroupName::parse(&self.group).map_err(|error| Error::from(error).during("consumer group"))?;
-        let filter = TagExpression::parse(&self.filter).map_err(|error| Error::invalid(error.to_string()))?;
+        let filter = self.filter.read()?;
         Ok(PullConsumer {
             client: self.client,
             group,
-            expression: filter.to_string(),
+            expression: filter.text(),
             filter,
             batch: self.batch.max(1),
             wait: self.wait,
@@ -119,7 +127,7 @@ impl PullConsumerBuilder {
 pub struct PullConsumer {
     client: Client,
     group: GroupName,
-    filter: TagExpression,
+    filter: Selector,
     expression: String,
     batch: u32,
     wait: Duration,
@@ -215,9 +223,9 @@ impl PullConsumer {
         wait: Option<Duration>,
     ) -> Result<Pulled> {
         let connection = self.core().queue_connection(queue).await?;
-        let subscription = Subscribed::Here(&self.expression);
+        let (subscription, filter) = (Subscribed::Here(&self.expression), &self.filter);
         let request =
-            PullRequest { group: &self.group, queue, offset, max, wait, commit: None, subscription };
+            PullRequest { group: &self.group, queue, offset, max, wait, commit: None, subscription, filter };
         let answer = request.send(&connection, self.core().timeout())?.await?;
         pulled(answer, queue, &self.filter)
     }
@@ -350,6 +358,7 @@ impl PullConsumer {
             wait: Some(self.wait),
             commit: None,
             subscription: Subscribed::Here(&self.expression),
+            filter: &self.filter,
         };
         state.flight = Some(request.send(connection, self.core().timeout())?);
         Ok(())

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
-use gantry_proto::record::TagExpression;
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::header::{ExtWrite, OwnedCommand};
 use gantry_proto::remoting::request::offset::{
@@ -17,6 +16,7 @@ use gantry_proto::remoting::request::pull::{PullMessageHeader, sys_flag};
 use crate::client::Core;
 use crate::connection::{Connection, PullAnswer, Reply};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Selector;
 use crate::link::Link;
 use crate::message::{MessageQueue, Received};
 
@@ -31,6 +31,7 @@ pub(crate) struct PullRequest<'a> {
     pub wait: Option<Duration>,
     pub commit: Option<QueueOffset>,
     pub subscription: Subscribed<'a>,
+    pub filter: &'a Selector,
 }
 
 /// What the broker filters by.
@@ -71,7 +72,7 @@ impl PullRequest<'_> {
             suspend_timeout_millis: i64::try_from(wait.as_millis()).unwrap_or(i64::MAX),
             subscription,
             sub_version,
-            expression_type: Some("TAG"),
+            expression_type: Some(self.filter.kind()),
             max_msg_bytes: None,
             request_source: None,
             proxy_forward_client_id: None,
@@ -119,8 +120,8 @@ pub struct Pulled {
     pub max: QueueOffset,
 }
 
-/// Reads the answer to a pull. Messages whose tag only shares its hash with a wanted one are left out.
-pub(crate) fn pulled(answer: PullAnswer, queue: &MessageQueue, filter: &TagExpression) -> Result<Pulled> {
+/// Reads the answer to a pull. Messages that the broker could not tell from wanted ones are left out.
+pub(crate) fn pulled(answer: PullAnswer, queue: &MessageQueue, filter: &Selector) -> Result<Pulled> {
     let PullAnswer { code, remark, header, body } = answer;
     let status = match ResponseCode::from(code) {
         ResponseCode::Success => PullStatus::Found,
@@ -134,9 +135,7 @@ pub(crate) fn pulled(answer: PullAnswer, queue: &MessageQueue, filter: &TagExpre
             .map_err(|error| error.during(format_args!("pulling from {queue}")))?,
         _ => Vec::new(),
     };
-    if let TagExpression::Tags { .. } = filter {
-        messages.retain(|message| filter.matches_tag(message.tag()));
-    }
+    filter.retain(&mut messages);
     let offset = |raw: i64| QueueOffset::from_wire(raw).unwrap_or_default();
     Ok(Pulled {
         status,

@@ -164,6 +164,10 @@ fn lines_are_sent_and_printed_once_to_a_group() {
     );
     assert_eq!(shell.ok("consume T --from last --idle 300ms"), "");
     assert_eq!(shell.ok("consume T --filter old --idle 300ms"), "");
+    assert_eq!(lines(&shell.ok("consume T --sql a='b' --max 3")).len(), 3);
+    assert_eq!(shell.ok("consume T --sql a<>'b' --idle 300ms"), "");
+    shell.refused("consume T --sql a== --max 1", 1, "at character 3: expected");
+    shell.refused("consume T --sql a=1 --filter old", 2, "cannot be used with");
     let since_1970 = shell.ok("consume T --from 1970-01-01T00:00:01Z --max 1");
     assert_eq!(since_1970, "one\n");
     shell.refused("consume U --max 1", 1, "create the topic");
@@ -416,9 +420,16 @@ fn the_tour_of_the_readme_works() {
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{script}\n{stdout}\n{stderr}");
-    for expected in
-        ["messages\t3", "first\n", "second\n", "third\n", "group\tbilling", "lag\t0", "throughput\t"]
-    {
+    for expected in [
+        "messages\t3",
+        "first\n",
+        "second\n",
+        "third\n",
+        "blue\n",
+        "group\tbilling",
+        "lag\t0",
+        "throughput\t",
+    ] {
         assert!(stdout.contains(expected), "expected {expected:?} in {stdout}\n{stderr}");
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_proto::record::TagExpression;
 use gantry_proto::remoting::body::heartbeat::MessageModel;
 use gantry_proto::remoting::codes::ResponseCode;
 
@@ -77,10 +76,10 @@ async fn pull(group: &Group, queue: &ProcessQueue, subscription: &Subscription) 
         wait: Some(group.settings.wait),
         commit,
         subscription: Subscribed::ByHeartbeat(subscription.data.sub_version),
+        filter: &subscription.filter,
     };
     let answer = request.send(&connection, group.core.timeout())?.await?;
-    let filter: &TagExpression = &subscription.filter;
-    pulled(answer, &queue.queue, filter)
+    pulled(answer, &queue.queue, &subscription.filter)
 }
 
 async fn take(group: &Arc<Group>, queue: &Arc<ProcessQueue>, got: Pulled) {

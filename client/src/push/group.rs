@@ -9,7 +9,7 @@ use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::record::TagExpression;
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::connection::ConsumerIdList;
-use gantry_proto::remoting::body::heartbeat::{MessageModel, SubscriptionData};
+use gantry_proto::remoting::body::heartbeat::{CheckClientRequestBody, MessageModel, SubscriptionData};
 use gantry_proto::remoting::body::queues::{LockBatchBody, LockBatchResponseBody};
 use gantry_proto::remoting::codes::RequestCode;
 use gantry_proto::remoting::request::member::ConsumerGroupHeader;
@@ -24,6 +24,7 @@ use super::{ConsumeFrom, Handler};
 use crate::client::Core;
 use crate::connection::FromServer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Selector;
 use crate::message::{MessageQueue, now};
 use crate::offsets::{self, LocalOffsets};
 use crate::producer::Producer;
@@ -62,7 +63,7 @@ pub(crate) enum Order {
 /// What is wanted of one topic.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
-    pub filter: TagExpression,
+    pub filter: Selector,
     pub data: SubscriptionData,
 }
 
@@ -440,16 +441,44 @@ impl Group {
 }
 
 /// A subscription as heartbeats carry it.
-pub(crate) fn subscription(topic: &TopicName, filter: TagExpression) -> Subscription {
+pub(crate) fn subscription(topic: &TopicName, filter: Selector) -> Subscription {
     let mut data = SubscriptionData {
-        sub_string: filter.to_string(),
+        expression_type: filter.kind().to_owned(),
+        sub_string: filter.text(),
         sub_version: now().get(),
         topic: topic.as_str().to_owned(),
         ..SubscriptionData::default()
     };
-    if let TagExpression::Tags { tags, .. } = &filter {
+    if let Selector::Tags(TagExpression::Tags { tags, .. }) = &filter {
         data.code_set = tags.iter().map(|tag| gantry_proto::record::java_hash(tag)).collect();
         data.tags_set = tags.iter().cloned().collect();
     }
     Subscription { filter, data }
+}
+
+/// Asks the brokers of a topic whether they can filter by a subscription. One that cannot be reached is not asked:
+/// it answers the pulls.
+pub(crate) async fn check(core: &Core, group: &GroupName, wanted: &Subscription) -> Result<()> {
+    let topic = &wanted.data.topic;
+    let Ok(route) = core.route(&TopicName::parse(topic)?).await else { return Ok(()) };
+    let body = CheckClientRequestBody {
+        client_id: core.client_id.clone(),
+        group: group.as_str().to_owned(),
+        subscription_data: wanted.data.clone(),
+        ..CheckClientRequestBody::default()
+    };
+    for link in route.brokers.iter().filter_map(|broker| broker.master.as_ref()) {
+        let asked = async {
+            let connection = core.broker(link).await?;
+            connection.call(RequestCode::CheckClientConfig, &(), &body.to_json(), core.timeout()).await
+        };
+        match asked.await {
+            Ok(_) => {}
+            Err(error) if error.code().is_some() => {
+                return Err(error.during(format_args!("subscribing to {topic}")));
+            }
+            Err(error) => tracing::info!(topic, "a subscription was not checked: {error}"),
+        }
+    }
+    Ok(())
 }

@@ -32,9 +32,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::filter::{Expression, Selector};
 use crate::message::{MessageQueue, Received, now};
 use crate::offsets::LocalOffsets;
-use group::{Group, Order, Settings, Subscription, subscription};
+use group::{Group, Order, Settings, Subscription, check, subscription};
 use process_queue::Limits;
 use work::Backlog;
 
@@ -78,7 +79,7 @@ pub enum ConsumeFrom {
 pub struct PushConsumerBuilder {
     client: Client,
     group: String,
-    topics: BTreeMap<String, String>,
+    topics: BTreeMap<String, Expression>,
     settings: Settings,
     offsets_file: Option<PathBuf>,
 }
@@ -128,7 +129,15 @@ impl PushConsumerBuilder {
     /// Consumes `topic`: messages with one of the tags in `A || B`, or `*` for all. May be called for
     /// several topics; every member of a group must subscribe to the same.
     pub fn subscribe(mut self, topic: impl Into<String>, expression: impl Into<String>) -> Self {
-        self.topics.insert(topic.into(), expression.into());
+        self.topics.insert(topic.into(), Expression::Tags(expression.into()));
+        self
+    }
+
+    /// Consumes messages of `topic` with properties that match an SQL92 expression:
+    /// `color = 'red' AND weight > 5`. The start fails when a broker finds it wrong; Apache's need
+    /// `enablePropertyFilter`.
+    pub fn subscribe_sql(mut self, topic: impl Into<String>, expression: impl Into<String>) -> Self {
+        self.topics.insert(topic.into(), Expression::Sql(expression.into()));
         self
     }
 
@@ -199,6 +208,10 @@ impl PushConsumerBuilder {
         let local = LocalOffsets::open(self.offsets_file.clone())?;
         let core = Arc::clone(self.client.core());
         let (inbox, requests) = mpsc::channel(INBOX_MAX);
+        for subscription in subscriptions.values().filter(|wanted| matches!(wanted.filter, Selector::Sql(_)))
+        {
+            check(&core, &name, subscription).await?;
+        }
         core.members.add_consumer(self.data(&name, &subscriptions), inbox)?;
         let stop = core.stop().child_token();
         let group = Arc::new(Group {
@@ -236,14 +249,12 @@ impl PushConsumerBuilder {
         for (topic, expression) in &self.topics {
             let topic =
                 TopicName::parse(topic).map_err(|error| Error::from(error).during("subscribed topic"))?;
-            let filter =
-                TagExpression::parse(expression).map_err(|error| Error::invalid(error.to_string()))?;
-            let wanted = subscription(&topic, filter);
+            let wanted = subscription(&topic, expression.read()?);
             all.insert(topic, Arc::new(wanted));
         }
         if self.settings.model == MessageModel::Clustering {
             let retry = TopicName::retry(group);
-            let wanted = subscription(&retry, TagExpression::All);
+            let wanted = subscription(&retry, Selector::Tags(TagExpression::All));
             all.insert(retry, Arc::new(wanted));
         }
         Ok(all)
