@@ -71,11 +71,26 @@ fn main() {
         texts.push(fs::read(entry.expect("an entry").path()).expect("readable"));
     }
     save("json", texts);
+    save("sql", expressions(&vectors("filter_sql92.json")));
     let traffic = traffic();
     save("store", [false, true].into_iter().flat_map(|live| stores(&traffic, live)));
     let mut requests = traffic;
     requests.extend(all(&commands, "hex").map(|hex| vector_request(&unhex(hex))));
     save("connection", requests);
+}
+
+/// Expressions of the vectors, each with its properties.
+fn expressions(cases: &Value) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for case in cases.as_array().expect("a list") {
+        let mut seed = case["expr"].as_str().expect("a text").as_bytes().to_vec();
+        seed.push(0);
+        for (name, value) in case["props"].as_object().expect("properties") {
+            seed.extend([name, "\u{1}", value.as_str().expect("a text"), "\u{2}"].concat().bytes());
+        }
+        seeds.push(seed);
+    }
+    seeds
 }
 
 /// A request of the vectors, as raw bytes.

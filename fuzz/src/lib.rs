@@ -12,6 +12,7 @@ pub mod cursor;
 pub mod frames;
 pub mod json;
 pub mod records;
+pub mod sql;
 pub mod store;
 
 /// Bytes that one input may have allocated at a time; more is a crash.
