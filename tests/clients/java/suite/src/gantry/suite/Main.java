@@ -80,8 +80,8 @@ public final class Main {
 
     static List<Scenario> scenarios() {
         return Stream.of(Transactions.scenarios(), Delays.scenarios(), Consuming.scenarios(), Pulling.scenarios(),
-                        Sending.scenarios(), Offsets.scenarios(), Administration.scenarios(), Refusals.scenarios(),
-                        Restarts.scenarios())
+                        Filtering.scenarios(), Sending.scenarios(), Offsets.scenarios(), Administration.scenarios(),
+                        Refusals.scenarios(), Restarts.scenarios())
                 .flatMap(List::stream)
                 .collect(Collectors.toCollection(ArrayList::new));
     }
