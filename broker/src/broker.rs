@@ -180,9 +180,16 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     };
     let (halves, unstarted) = transaction::load(&files, rules, Arc::clone(&metrics)).map_err(in_config)?;
     let (delays, timer) = timer::load(&files, levels.clone(), Arc::clone(&clock)).map_err(in_config)?;
+    let (timers, wheel) =
+        timer::load_wheel(&dir, Arc::clone(&clock), Arc::clone(&metrics)).map_err(in_config)?;
     // The polls come last: whoever they wake finds everything else done.
-    let projections =
-        vec![offset_table.projection(), Box::new(halves) as _, Box::new(delays) as _, polls.projection()];
+    let projections = vec![
+        offset_table.projection(),
+        Box::new(halves) as _,
+        Box::new(delays) as _,
+        Box::new(timers) as _,
+        polls.projection(),
+    ];
     let store = Store::open(
         &dir,
         &store_options(&config, &levels),
@@ -208,6 +215,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     let offsets = Arc::new(offsets);
     let transactions = start_transactions(unstarted, &store, &levels, &members, &offsets)?;
     let timer = timer.start(Arc::clone(&store));
+    let wheel = wheel.start(Arc::clone(&store)).map_err(in_config)?;
     let locks = Arc::new(Locks::new(Arc::clone(&clock), config.groups.lock_lease));
     let retries = Retries {
         store: Arc::clone(&store),
@@ -232,6 +240,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
     background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
     background.spawn("timer", timer.run(stop.clone()));
+    background.spawn("timer wheel", Arc::clone(&wheel).run(stop.clone()));
     let routes =
         Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics) as _, Arc::clone(&clock))
             .map_err(in_config)?;
@@ -248,6 +257,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         members,
         offsets,
         transactions,
+        wheel,
         retries,
         publisher,
         polls,

@@ -48,6 +48,18 @@ pub fn delaying_store(
     Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
 }
 
+/// The same that keeps messages as `retention` says; how full the machine's disk is decides no test.
+pub fn keeping_store(
+    dir: &Path,
+    clock: Arc<ManualClock>,
+    retention: Retention,
+    projections: Vec<Box<dyn Projection>>,
+) -> Arc<Store> {
+    let retention = Retention { disk_high_ratio: 2.0, disk_refuse_ratio: 2.0, ..retention };
+    let options = StoreOptions { retention, ..options(FlushPolicy::Memory) };
+    Arc::new(Store::open(dir, &options, Arc::new(RealDisk), clock, projections).expect("the store opens"))
+}
+
 /// Small files under this policy.
 pub fn options(policy: FlushPolicy) -> StoreOptions {
     StoreOptions {

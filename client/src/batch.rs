@@ -121,6 +121,7 @@ impl Producer {
                 offset_message_id: offset_ids.next().unwrap_or_default().to_owned(),
                 queue: first.queue.clone(),
                 queue_offset: offset,
+                recall_handle: None,
                 transaction_id: None,
             });
             offset = QueueOffset::new(offset.get().saturating_add(1));

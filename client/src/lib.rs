@@ -47,6 +47,7 @@ mod pull;
 mod push;
 mod queues;
 mod rebalance;
+mod recall;
 mod retry;
 mod routes;
 mod transaction;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
@@ -112,6 +113,24 @@ impl Message {
     pub fn delay_level(self, level: u8) -> Self {
         let level = level.to_string();
         self.property(keys::DELAY, level)
+    }
+
+    /// Deliver this much later, to the millisecond; the broker counts from when it gets the message. At most 40 days by
+    /// default. A [`delay_level`](Self::delay_level) counts before it.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        let ms = delay.as_nanos().div_ceil(1_000_000);
+        self.properties.remove(keys::TIMER_DELIVER_MS);
+        self.property(keys::TIMER_DELAY_MS, i64::try_from(ms).unwrap_or(i64::MAX).to_string())
+    }
+
+    /// Deliver at that time, to the millisecond, by the broker's clock; at once when it is past. Otherwise as
+    /// [`delay`](Self::delay).
+    #[must_use]
+    pub fn deliver_at(mut self, at: SystemTime) -> Self {
+        let ms = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().div_ceil(1_000_000);
+        self.properties.remove(keys::TIMER_DELAY_MS);
+        self.property(keys::TIMER_DELIVER_MS, i64::try_from(ms).unwrap_or(i64::MAX).to_string())
     }
 
     /// Messages with one key go to one queue, and so keep their order.
@@ -347,7 +366,7 @@ impl fmt::Debug for Received {
 
 /// Now, as messages carry it.
 pub(crate) fn now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis::new(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 

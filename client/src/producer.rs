@@ -166,6 +166,8 @@ pub struct SendReceipt {
     pub queue: MessageQueue,
     /// Its offset in that queue.
     pub queue_offset: QueueOffset,
+    /// What [`Producer::recall`] takes the message back with, if it waits for a time of its own.
+    pub recall_handle: Option<String>,
     /// Id of its transaction, if the broker names one.
     pub(crate) transaction_id: Option<String>,
 }
@@ -253,6 +255,27 @@ impl Producer {
         let queue = choose(&route, &outgoing, None)?;
         let reply = self.attempt(&outgoing, queue, self.core().timeout()).await?;
         Ok(SendTicket { reply, queue: queue.queue.clone(), id: outgoing.id })
+    }
+
+    /// Takes a message back that was to be delivered later ([`Message::delay`], [`Message::deliver_at`]): nobody will get it.
+    /// `handle` is the receipt's [`recall_handle`](SendReceipt::recall_handle). The message's id; an error when it is due by
+    /// now or was never sent. Taken back again it stays so.
+    ///
+    /// ```no_run
+    /// # async fn example(producer: gantry_client::Producer) -> gantry_client::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// use gantry_client::Message;
+    ///
+    /// let reminder = Message::new("reminders", "your tea").delay(Duration::from_secs(1800));
+    /// let receipt = producer.send(reminder).await?;
+    /// if let Some(handle) = &receipt.recall_handle {
+    ///     producer.recall("reminders", handle).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn recall(&self, topic: impl AsRef<str>, handle: impl AsRef<str>) -> Result<String> {
+        self.core().recall(Some(&self.seat.group), topic.as_ref(), handle.as_ref()).await
     }
 
     /// The queues of a topic that can be sent to.
@@ -445,6 +468,7 @@ pub(crate) fn receipt(answer: SendAnswer, asked: &MessageQueue, id: String) -> R
         offset_message_id: answer.offset_msg_id,
         queue,
         queue_offset: QueueOffset::from_wire(answer.queue_offset).unwrap_or_default(),
+        recall_handle: answer.recall_handle,
         transaction_id: answer.transaction_id,
     })
 }

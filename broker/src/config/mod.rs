@@ -199,13 +199,16 @@ pub struct TimerConfig {
     /// Delay of level 1, 2, …; at most 64 of them. Default
     /// `1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h`.
     pub delay_levels: Vec<Duration>,
+    /// The longest delay that a message may ask for itself. Default 40 days.
+    pub max_delay: Duration,
 }
 
 impl Default for TimerConfig {
     fn default() -> Self {
         let minutes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 60, 120].map(|m| m * 60);
         let seconds = [1, 5, 10, 30].into_iter().chain(minutes);
-        Self { delay_levels: seconds.map(Duration::from_secs).collect() }
+        let max_delay = Duration::from_secs(40 * 24 * 3600);
+        Self { delay_levels: seconds.map(Duration::from_secs).collect(), max_delay }
     }
 }
 

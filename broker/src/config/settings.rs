@@ -113,6 +113,9 @@ settings! {
     "timer.delay_levels" "GANTRY_DELAY_LEVELS" "delay-levels" "TIMES"
         "Delays of level 1, 2, … [default: 1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h]"
         |c, text| c.timer.delay_levels = delay_levels(text)?;
+    "timer.max_delay" "GANTRY_TIMER_MAX_DELAY" "timer-max-delay" "TIME"
+        "Longest delay that a message may ask for itself [default: 40d]"
+        |c, text| c.timer.max_delay = max_delay(text)?;
 
     "groups.auto_create" "GANTRY_AUTO_CREATE_GROUPS" "auto-create-groups" "true|false"
         "Create an unknown group when it is first named [default: true]"
@@ -263,6 +266,12 @@ fn queue_file_bytes(text: &str) -> Result<u64, String> {
     if bytes.is_multiple_of(20) { Ok(bytes) } else { Err(format!("{bytes} is not a multiple of 20")) }
 }
 
+fn max_delay(text: &str) -> Result<Duration, String> {
+    const LIMIT: Duration = Duration::from_secs(3660 * 24 * 3600);
+    let delay = time(text, Duration::from_secs(1))?;
+    if delay > LIMIT { Err(format!("{text} is too long: at most 3660d")) } else { Ok(delay) }
+}
+
 fn delay_levels(text: &str) -> Result<Vec<Duration>, String> {
     let levels = text.split_whitespace().map(units::duration).collect::<Result<Vec<_>, _>>()?;
     if (1..=64).contains(&levels.len()) {
@@ -325,6 +334,8 @@ mod tests {
             ("limits.message_bytes", "2GiB"),
             ("timer.delay_levels", ""),
             ("timer.delay_levels", "1s 2"),
+            ("timer.max_delay", "0s"),
+            ("timer.max_delay", "3661d"),
             ("node.name", "a b"),
             ("node.advertise", "host:80"),
             ("node.bind", "localhost"),

@@ -22,6 +22,10 @@ pub struct Totals {
     pub pulls_found: u64,
     /// Pulls that found none.
     pub pulls_missed: u64,
+    /// Timer messages that came.
+    pub timers_taken: u64,
+    /// Timer messages that were delivered.
+    pub timers_delivered: u64,
 }
 
 /// Totals at the start of two days, counted in UTC from the start of the process.

@@ -1,11 +1,13 @@
 //! What the services count: plain atomics, read by whoever shows them.
 
+pub mod histogram;
 pub mod history;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_proto::ids::Millis;
 
+pub use histogram::Histogram;
 use history::{History, Totals};
 
 /// A number that only grows.
@@ -94,6 +96,14 @@ pub struct Metrics {
     pub offsets_beyond_end: Counter,
     /// Offsets that an operator moved.
     pub offsets_reset: Counter,
+    /// Timer messages that wait.
+    pub timers_pending: Gauge,
+    /// Timer messages that came, those that were stored anew among them.
+    pub timers_taken: Counter,
+    /// Timer messages that were delivered.
+    pub timers_delivered: Counter,
+    /// How long after their time they were there for consumers, in milliseconds.
+    pub timer_lateness: Histogram,
     /// What the counters were.
     pub history: History,
 }
@@ -106,6 +116,8 @@ impl Metrics {
             messages_out: self.messages_out.get(),
             pulls_found: self.pulls_found.get(),
             pulls_missed: self.pulls_missed.get(),
+            timers_taken: self.timers_taken.get(),
+            timers_delivered: self.timers_delivered.get(),
         }
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicKind;
-use gantry_proto::record::{BatchItems, Text, TransactionFlag, keys};
+use gantry_proto::record::{BatchItems, Properties, Text, TransactionFlag, keys};
 
 use super::resend::Again;
 use super::{ADDED_PROPERTIES, Incoming, Publisher, Scratch, SendError, Sent, draft, pick_queue};
 use crate::store::Queue;
 use crate::store::dedup::DedupKey;
+use crate::timer::{self, TimerError};
 use crate::topics::Topic;
 
 /// Messages for which memory is kept from one batch to the next.
@@ -43,6 +44,7 @@ impl Publisher {
         if topic.kind == TopicKind::Retry || incoming.topic.len() > 127 {
             return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
         }
+        check_timer(incoming.properties)?;
         let queue_id = pick_queue(&topic, incoming.queue_id, false)?;
         let queue = self.queue_of(&topic, queue_id)?;
         let mut look_up = LookUp::Later;
@@ -84,6 +86,9 @@ impl Publisher {
             let item = item?;
             let given = item.properties.get_text(keys::UNIQ_KEY);
             properties.assign(item.properties, ADDED_PROPERTIES);
+            if check_timer(item.properties)? == Noted::Before {
+                timer::forget_timer(properties);
+            }
             let key = if let Some(given) = given {
                 given
             } else {
@@ -111,7 +116,7 @@ impl Publisher {
             batch.push(queue, &draft)?;
             new.push(New { number: sent.len(), dedup });
             let (end, phy, queue_offset) = Default::default();
-            sent.push(Sent { end, waits, phy, queue_id, queue_offset });
+            sent.push(Sent { end, waits, phy, queue_id, queue_offset, due: None });
         }
         uniq_key.push_str(std::str::from_utf8(ids).unwrap_or_default());
         Ok(())
@@ -143,4 +148,25 @@ impl Publisher {
         }
         Ok(true)
     }
+}
+
+/// Whether a timer has noted something in a message before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    Never,
+    Before,
+}
+
+/// A batch is stored as a whole: no message of it can wait for a time of its own.
+fn check_timer(properties: Properties<'_>) -> Result<Noted, TimerError> {
+    if !properties.may_name_timer() {
+        return Ok(Noted::Never);
+    }
+    let hot = properties.scan();
+    let noted = hot.timer_out_ms.is_some();
+    if !noted && (hot.is_timer() || hot.bad_timer.is_some()) && hot.delay_level.is_none_or(|level| level <= 0)
+    {
+        return Err(TimerError::InBatch);
+    }
+    Ok(if noted { Noted::Before } else { Noted::Never })
 }

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::deliver::retry::{DirectRetry, Retries, SendBackError, make_dead};
 use crate::store::dedup::DedupKey;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
-use crate::timer::{self, Levels};
+use crate::timer::{self, Levels, TimerError};
 use crate::topics::{Topic, TopicError, Topics};
 use crate::transaction::{BeginError, Transactions};
 use resend::Again;
@@ -94,6 +94,8 @@ pub struct Sent {
     pub queue_id: QueueId,
     /// The number in it; of a half, in the half queue.
     pub queue_offset: QueueOffset,
+    /// When a timer message is due: it can be recalled until then.
+    pub due: Option<Millis>,
 }
 
 /// Why a send was refused. Nothing was stored.
@@ -147,6 +149,9 @@ pub enum SendError {
     /// The retry cannot be taken.
     #[error(transparent)]
     Retry(#[from] SendBackError),
+    /// The message cannot wait as it asks to.
+    #[error(transparent)]
+    Timer(#[from] TimerError),
     /// The log refused it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -231,6 +236,9 @@ impl Publisher {
         scratch: &mut Scratch,
     ) -> Result<Sent, SendError> {
         let is_half = hot.is_half() && incoming.reconsume_times == 0;
+        let level = hot.delay_level.and_then(|level| self.levels.level(level)).filter(|_| !dead);
+        let timer = self.timer_of(hot, properties, level.is_some() || dead)?;
+        let mut due = None;
         let mut sys_flag = incoming.sys_flag.with_transaction(TransactionFlag::None);
         let queue = if is_half {
             let half = self.transactions.begin(
@@ -242,10 +250,12 @@ impl Publisher {
             *properties = half.properties;
             sys_flag = half.sys_flag;
             half.queue
-        } else if let (Some(level), false) =
-            (hot.delay_level.and_then(|level| self.levels.level(level)), dead)
-        {
+        } else if let Some(level) = level {
             let (name, id) = timer::retarget(properties, level, topic.name.as_str(), queue_id);
+            self.store.queue(&name, id)?
+        } else if let Some(at) = timer {
+            let (name, id) = timer::retarget_timer(properties, at, topic.name.as_str(), queue_id);
+            due = Some(at);
             self.store.queue(&name, id)?
         } else {
             self.queue_of(topic, queue_id)?
@@ -279,7 +289,35 @@ impl Publisher {
             phy: placed.phy,
             queue_id,
             queue_offset: placed.queue_offset,
+            due,
         })
+    }
+
+    /// When the message is due, if it asks for a time of its own. What a timer noted in it before goes.
+    fn timer_of(
+        &self,
+        hot: &HotProperties<'_>,
+        properties: &mut PropertiesBuf,
+        has_level: bool,
+    ) -> Result<Option<Millis>, TimerError> {
+        if !hot.is_timer() && hot.bad_timer.is_none() && hot.timer_out_ms.is_none() {
+            return Ok(None);
+        }
+        if has_level {
+            timer::forget_asked(properties);
+        }
+        let due = if has_level {
+            None
+        } else {
+            timer::asked(hot, properties.view(), self.clock.now(), self.levels.max_delay_ms())?
+        };
+        timer::forget_timer(properties);
+        Ok(due)
+    }
+
+    /// The longest delay that a message may ask for, in milliseconds.
+    pub fn max_delay_ms(&self) -> u64 {
+        self.levels.max_delay_ms()
     }
 
     fn check_size(&self, size: usize) -> Result<(), SendError> {

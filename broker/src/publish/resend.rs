@@ -6,6 +6,7 @@ use gantry_proto::record::RecordView;
 
 use super::{Publisher, SendError, Sent};
 use crate::store::{LogSlice, ReadError};
+use crate::timer;
 use crate::topics::Topic;
 
 /// A message whose id was stored before.
@@ -57,6 +58,7 @@ impl Publisher {
             phy: earlier,
             queue_id: real_queue.unwrap_or(view.queue_id()),
             queue_offset: view.queue_offset(),
+            due: timer::due_if_waiting(&view),
         }))
     }
 

@@ -27,6 +27,7 @@ use crate::publish::Publisher;
 use crate::routes::Embedded;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+use crate::timer::Wheel;
 use crate::topics::Topics;
 use crate::transaction::Transactions;
 
@@ -169,6 +170,8 @@ pub struct Services {
     pub routes: Arc<Embedded>,
     /// Half messages.
     pub transactions: Arc<Transactions>,
+    /// Timer messages.
+    pub wheel: Arc<Wheel>,
     /// Retries and dead letters.
     pub retries: Arc<Retries>,
     /// The way into the log.

@@ -7,7 +7,7 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 
 use super::connection::Connection;
 use super::context::{Handled, Reply};
-use super::{group, lock, member, offset, pull, query, route, send, status, topic, transaction};
+use super::{group, lock, member, offset, pull, query, route, send, status, timer, topic, transaction};
 
 /// Handles one command. The hot ones are answered on the spot.
 pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
@@ -45,6 +45,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
     let (groups, members, offsets) = (&*services.groups, &*services.members, &*services.offsets);
     let (locks, broker) = (&*services.locks, services.config.node.name.as_str());
     let reply = match code {
+        Code::RecallMessage => return timer::recall(services, request),
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
         Code::QueryConsumerOffset => {
             return offset::query_offset(&services.offsets, &services.store, request);

@@ -24,6 +24,7 @@ mod refusal;
 pub mod route;
 mod send;
 mod status;
+mod timer;
 mod topic;
 mod transaction;
 

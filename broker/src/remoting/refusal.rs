@@ -9,6 +9,7 @@ use crate::groups::offsets::CommitError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
 use crate::store::AppendError;
+use crate::timer::RecallError;
 use crate::topics::TopicError;
 use crate::transaction::{BeginError, EndError, OperatorError, RedriveError};
 
@@ -35,11 +36,28 @@ pub(super) fn send(error: &SendError) -> ResponseCode {
         | SendError::BadBatch(_)
         | SendError::EmptyBatch
         | SendError::Encode(_)
+        | SendError::Timer(_)
         | SendError::Begin(BeginError::NoKey) => ResponseCode::MessageIllegal,
         SendError::Begin(BeginError::TooManyOpen { .. }) => ResponseCode::SystemBusy,
         SendError::Retry(error) => retry(error),
         SendError::Append(error) => append(error),
         SendError::Queue(_) | SendError::Earlier(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a timer message was not taken back.
+fn recall(error: &RecallError) -> ResponseCode {
+    match error {
+        RecallError::BadHandle
+        | RecallError::OtherBroker { .. }
+        | RecallError::OtherTopic { .. }
+        | RecallError::TimeOver { .. }
+        | RecallError::TooFar { .. }
+        | RecallError::Unknown { .. } => ResponseCode::IllegalOperation,
+        RecallError::Busy => ResponseCode::SystemBusy,
+        RecallError::Append(error) => append(error),
+        RecallError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
+        RecallError::LookUp(_) => ResponseCode::SystemError,
     }
 }
 
@@ -162,6 +180,7 @@ as_reply! {
     FilterError => filter,
     GroupError => group,
     HeartbeatError => heartbeat,
+    RecallError => recall,
     TopicError => topic,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset};
-use gantry_proto::record::{OffsetMsgId, Properties, SysFlag};
+use gantry_proto::record::{OffsetMsgId, Properties, RecallHandle, SysFlag};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Frame;
 use gantry_proto::remoting::header::{Command, Head, OwnedCommand};
@@ -74,6 +74,8 @@ struct Taken {
     /// What the client is told; of a batch, its first message.
     first: Sent,
     msg_ids: String,
+    /// What a timer message can be taken back with.
+    handle: Option<String>,
 }
 
 fn take(
@@ -122,18 +124,22 @@ fn take(
         (sent, sent)
     };
     *appended = true;
-    Ok(Taken { last, first, msg_ids })
+    let handle = first
+        .due
+        .map(|due| RecallHandle::encode(header.topic, &services.config.node.name, due, &scratch.uniq_key));
+    Ok(Taken { last, first, msg_ids, handle })
 }
 
 fn answer(connection: &mut Connection, opaque: i32, frame: &Frame<'_>, taken: &Taken) {
     let uniq_key = std::mem::take(&mut connection.scratch.uniq_key);
+    let recall_handle = taken.handle.as_deref();
     let header = SendMessageResponse {
         msg_id: &taken.msg_ids,
         queue_id: taken.first.queue_id.to_wire(),
         queue_offset: taken.first.queue_offset.to_wire(),
         transaction_id: Some(&uniq_key),
         batch_uniq_id: None,
-        recall_handle: None,
+        recall_handle,
     };
     let extras = SendReplyExtras { msg_region: REGION, trace_on: true };
     let head = Head::reply(ResponseCode::Success.code(), opaque);

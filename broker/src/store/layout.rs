@@ -7,6 +7,7 @@
 //!   consumequeue/TOPIC/QUEUE-ID/NNNNNNNNNNNNNNNNNNNN
 //!   index/yyyyMMddHHmmssSSS
 //!   dedup/NNNNNNNNNNNNNNNNNNNN          (ours alone; the peer ignores it)
+//!   timers/slots  timers/NNNNNNNNNNNNNNNNNNNN          (likewise)
 //!   config/*.json
 //! ```
 //!

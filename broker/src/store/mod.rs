@@ -166,6 +166,11 @@ impl Store {
         self.holds.hold(at)
     }
 
+    /// Retention would remove the log before this, were it not for a hold.
+    pub fn retention_wants(&self) -> PhyOffset {
+        self.holds.wanted()
+    }
+
     /// Whether there is room for new messages. What goes with messages that were taken (offsets, ends of
     /// transactions, deliveries of delayed ones) may go on where this says no, down to the reserve.
     pub fn check_room(&self) -> Result<(), AppendError> {

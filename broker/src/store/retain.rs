@@ -38,6 +38,8 @@ pub type Hold = Arc<Watermark>;
 pub struct Holds {
     /// Guards the list only.
     holds: Mutex<Vec<Weak<Watermark>>>,
+    /// Files before this would go, were it not for a hold.
+    wanted: Watermark,
 }
 
 impl Holds {
@@ -47,6 +49,11 @@ impl Holds {
         hold.advance(at);
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&hold));
         hold
+    }
+
+    /// Whoever can do without the log before this should move its hold on: retention wants that file.
+    pub fn wanted(&self) -> PhyOffset {
+        self.wanted.get()
     }
 
     fn least(&self) -> Option<PhyOffset> {
@@ -65,9 +72,8 @@ pub fn clean(store: &Store, holds: &Holds, retention: &Retention, now: Millis) -
         let segments = log.segments().all();
         let [first, second, ..] = segments.as_slice() else { break };
         let end = first.start() + bytes;
-        let needed = holds.least().is_some_and(|least| least < end);
         // What no checkpoint has seen is still to be read again after a crash.
-        if end > store.checkpointed() || needed {
+        if end > store.checkpointed() {
             break;
         }
         // Everything in a file is older than the first record of the next one.
@@ -80,6 +86,10 @@ pub fn clean(store: &Store, holds: &Holds, retention: &Retention, now: Millis) -
         let crowded =
             store.disk.space(store.dir()).is_ok_and(|space| space.used_ratio() > retention.disk_high_ratio);
         if !(old || large || crowded) {
+            break;
+        }
+        if holds.least().is_some_and(|least| least < end) {
+            holds.wanted.advance(end);
             break;
         }
         if log.segments().drop_first()?.is_none() {

@@ -3,10 +3,6 @@
 //! One task for all levels: it sleeps until the first head is due and is woken when an earlier one comes. What is due
 //! is stored again under its real topic and queue, many messages in one append, in the order of each level. A copy
 //! that could not be stored is tried again, and those behind it wait.
-//!
-//! A message that names no real topic and queue cannot be delivered: it goes to the dead-letter topic of the system
-//! group `SCHEDULE_CONSUMER`. A topic that was deleted meanwhile gets the message all the same, as at Apache: it
-//! is in its queue again when the topic is made anew.
 
 use std::io;
 use std::path::Path;
@@ -14,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
-use gantry_proto::names::{GroupName, TopicName};
-use gantry_proto::record::{EncodeError, PropertiesBuf, RecordDraft, RecordView, keys};
+use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
+use gantry_proto::names::TopicName;
+use gantry_proto::record::RecordView;
 use tokio_util::sync::CancellationToken;
 
+use super::copy::{self, DeliverError};
 use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
 use super::levels::Levels;
 use crate::clock::{CORRECTION_MAX_MS, Clock, SLEEP_MAX};
@@ -34,9 +31,6 @@ const RUN_BYTES_MAX: u64 = 256 * 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 /// Pause after an append was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-
-/// The group whose dead letters are messages that cannot be delivered.
-const NOBODY: &str = "SCHEDULE_CONSUMER";
 
 /// The timer before the store is open.
 #[derive(Debug)]
@@ -64,15 +58,6 @@ pub(super) enum NextRound {
     Idle,
     /// The log takes no more records.
     Stopped,
-}
-
-/// Why a run of messages was not delivered; it is tried again.
-#[derive(Debug, thiserror::Error)]
-enum DeliverError {
-    #[error(transparent)]
-    Append(#[from] AppendError),
-    #[error("cannot open a queue")]
-    Queue(#[from] io::Error),
 }
 
 /// Reads the cursors in the directory `config`. The projection goes to the store; the rest starts when that is open.
@@ -246,60 +231,7 @@ impl Timer {
             tracing::error!(at = %entry.phy, "a delayed message is no record; it is lost");
             return Ok(());
         };
-        if let Err(error) = self.push_view(batch, &view, entry)? {
-            tracing::warn!(at = %entry.phy, %error, "a delayed message cannot be delivered; it goes to a dead-letter topic");
-            self.push_dead(batch, &view, entry)?;
-        }
-        Ok(())
-    }
-
-    fn push_view(
-        &self,
-        batch: &mut Batch,
-        view: &RecordView<'_>,
-        entry: &QueueEntry,
-    ) -> Result<Result<(), Undeliverable>, DeliverError> {
-        let properties = view.properties().without_crc();
-        let topic = properties.real_topic().and_then(|topic| TopicName::storable(topic).ok());
-        let queue_id = properties.real_queue_id().and_then(QueueId::from_wire);
-        let (Some(topic), Some(queue_id)) = (topic, queue_id) else {
-            return Ok(Err(Undeliverable::NoTarget));
-        };
-        let target = self.store.queue(&topic, queue_id)?;
-        let draft = RecordDraft {
-            topic: topic.as_str(),
-            queue_id,
-            prepared_offset: mark_of(entry.phy),
-            append_crc: true,
-            ..RecordDraft::from_view(view, properties.raw())
-        };
-        Ok(batch.push(&target, &draft).map_err(Undeliverable::Encode))
-    }
-
-    /// Stores the message where somebody can find it. Its real topic becomes that, so that the copy counts as delivered.
-    fn push_dead(
-        &self,
-        batch: &mut Batch,
-        view: &RecordView<'_>,
-        entry: &QueueEntry,
-    ) -> Result<(), DeliverError> {
-        let topic = TopicName::dead_letter(&GroupName::internal(NOBODY));
-        let mut properties =
-            PropertiesBuf::copy_of(view.properties().without_crc(), topic.as_str().len() + 32);
-        properties.set(keys::REAL_TOPIC, topic.as_str());
-        properties.set(keys::REAL_QID, "0");
-        let target = self.store.queue(&topic, QueueId::ZERO)?;
-        let draft = RecordDraft {
-            topic: topic.as_str(),
-            queue_id: QueueId::ZERO,
-            prepared_offset: mark_of(entry.phy),
-            append_crc: true,
-            ..RecordDraft::from_view(view, properties.as_bytes())
-        };
-        if let Err(error) = batch.push(&target, &draft) {
-            tracing::error!(at = %entry.phy, %error, "a delayed message fits nowhere; it is only in the log");
-        }
-        Ok(())
+        copy::push(&self.store, batch, &view, entry.phy, view.properties().without_crc())
     }
 
     /// When a waiting message is due. A time that is further off than the level's delay allows is one from a
@@ -382,13 +314,4 @@ fn first_undelivered(queue: &Queue, level: &LevelState) -> QueueOffset {
             None => at += entries.len() as u64,
         }
     }
-}
-
-/// Why a waiting message has no delivered form.
-#[derive(Debug, thiserror::Error)]
-enum Undeliverable {
-    #[error("it names no real topic and queue")]
-    NoTarget,
-    #[error(transparent)]
-    Encode(EncodeError),
 }

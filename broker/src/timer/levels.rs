@@ -1,4 +1,4 @@
-//! Delay levels: fixed delays, numbered from 1.
+//! Delay levels: fixed delays, numbered from 1. And the longest delay that a message may ask for itself.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::config::TimerConfig;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Levels {
     delays_ms: Arc<[u64]>,
+    max_delay_ms: u64,
 }
 
 /// One delay level. Its messages wait in a queue of their own.
@@ -32,7 +33,15 @@ impl Levels {
     /// The levels that the configuration names.
     pub fn new(config: &TimerConfig) -> Self {
         let millis = |delay: &std::time::Duration| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        Self { delays_ms: config.delay_levels.iter().map(millis).collect() }
+        Self {
+            delays_ms: config.delay_levels.iter().map(millis).collect(),
+            max_delay_ms: millis(&config.max_delay),
+        }
+    }
+
+    /// The longest delay that a timer message may ask for, in milliseconds.
+    pub fn max_delay_ms(&self) -> u64 {
+        self.max_delay_ms
     }
 
     /// Number of levels.

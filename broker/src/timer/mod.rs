@@ -3,12 +3,23 @@
 //! A message with a delay level is stored in `SCHEDULE_TOPIC_XXXX`, in the queue of its level, with
 //! its real topic and queue as properties. All messages of a level wait equally long, so each queue is in the
 //! order of their due times: [`deliver`] keeps one cursor for each level.
+//!
+//! A message with a time of its own ([`due`]) is stored in `rmq_sys_wheel_timer`. [`wheel`] folds that topic into the time
+//! index (`index`), [`fire`] delivers what is due, [`recall`] takes back what is not.
 
+mod copy;
 mod cursors;
 pub mod deliver;
+pub mod due;
+pub mod fire;
+mod index;
 pub mod levels;
+pub mod recall;
 #[cfg(test)]
 mod tests;
+pub mod wheel;
+#[cfg(test)]
+mod wheel_tests;
 
 use gantry_proto::ids::QueueId;
 use gantry_proto::names::TopicName;
@@ -16,7 +27,11 @@ use gantry_proto::record::{PropertiesBuf, keys};
 
 pub use cursors::TimerProjection;
 pub use deliver::{Timer, Unstarted, load};
+pub use due::{TimerError, asked, due_if_waiting, forget_asked, forget_timer, retarget_timer};
+pub use fire::{UnstartedWheel, Wheel, load_wheel};
 pub use levels::{Level, Levels};
+pub use recall::RecallError;
+pub use wheel::WheelProjection;
 
 /// Makes a message for `topic` and `queue` one that waits at `level`: notes the real target in its
 /// properties and says where it is to be stored instead.

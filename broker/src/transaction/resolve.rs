@@ -7,17 +7,18 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicKind, topics};
 use gantry_proto::record::{
-    OffsetMsgId, PropertiesBuf, RecordDraft, RecordView, SysFlag, TransactionFlag, keys,
+    HotProperties, OffsetMsgId, Properties, PropertiesBuf, RecordDraft, RecordView, SysFlag, TransactionFlag,
+    keys,
 };
 
 use super::projection::{OP_TAG, open_half};
 use super::table::{Found, OpenHalf, Outcome, Resolution, State};
 use super::{RedriveError, StoreError, Transactions};
 use crate::store::{Appended, Batch, Poisoned};
-use crate::timer;
+use crate::timer::{self, TimerError};
 
 /// Most bytes of half queue offsets in one op record.
 const OP_BODY_MAX: usize = 4096;
@@ -303,10 +304,14 @@ impl Transactions {
         let mut properties = PropertiesBuf::copy_of(stored, 32);
         properties.remove(keys::REAL_TOPIC);
         properties.remove(keys::REAL_QID);
-        let level = stored.delay_level().and_then(|asked| self.levels.level(asked));
-        let (topic, queue_id) = match level {
-            Some(level) => timer::retarget(&mut properties, level, half.topic.as_str(), queue_id),
-            None => (half.topic.clone(), queue_id),
+        let hot = stored.scan();
+        let level = hot.delay_level.and_then(|asked| self.levels.level(asked));
+        let (topic, queue_id) = if let Some(level) = level {
+            timer::retarget(&mut properties, level, half.topic.as_str(), queue_id)
+        } else if let Some(due) = self.due_after_commit(&hot, stored) {
+            timer::retarget_timer(&mut properties, due, half.topic.as_str(), queue_id)
+        } else {
+            (half.topic.clone(), queue_id)
         };
         let queue = self.store.queue(&topic, queue_id)?;
         let draft = RecordDraft {
@@ -319,6 +324,20 @@ impl Transactions {
         };
         batch.push(&queue, &draft)?;
         Ok(())
+    }
+
+    /// When a committed message is due, if it asks for a time; delays count from the commit. What could not wait was
+    /// refused as a half, unless the limit has changed since, or Apache took it: then it waits no longer than the limit.
+    fn due_after_commit(&self, hot: &HotProperties<'_>, properties: Properties<'_>) -> Option<Millis> {
+        if !hot.is_timer() {
+            return None;
+        }
+        let (now, limit_ms) = (self.now(), self.levels.max_delay_ms());
+        match timer::asked(hot, properties, now, limit_ms) {
+            Ok(due) => due,
+            Err(TimerError::TooFar { .. }) => Some(now.plus(limit_ms)),
+            Err(TimerError::NotANumber | TimerError::Recall | TimerError::InBatch) => None,
+        }
     }
 
     /// Op records that name these halves.

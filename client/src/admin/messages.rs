@@ -2,12 +2,12 @@
 
 use gantry_proto::ids::Millis;
 use gantry_proto::names::{BrokerName, TopicName};
-use gantry_proto::record::OffsetMsgId;
+use gantry_proto::record::{OffsetMsgId, RecallHandle};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::request::query::{QueryMessageHeader, ViewMessageHeader};
 
 use super::Admin;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Received;
 
 impl Admin {
@@ -23,6 +23,16 @@ impl Admin {
         let broker = BrokerName::internal("");
         let mut bytes = answer.body;
         Received::take(&mut bytes, &broker, None)
+    }
+
+    /// Takes a message back that waits for a time of its own: as
+    /// [`Producer::recall`](crate::Producer::recall), with the topic that the handle names.
+    pub async fn recall(&self, handle: impl AsRef<str>) -> Result<String> {
+        let handle = handle.as_ref();
+        let named = RecallHandle::decode(handle).ok_or_else(|| {
+            Error::invalid("this is no recall handle: pass on the one of the send's receipt")
+        })?;
+        self.client.core().recall(None, &named.topic, handle).await
     }
 
     /// Messages of a topic that have `key`, stored between `from` and `to`; at most `max` per broker.

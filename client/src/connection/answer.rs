@@ -29,6 +29,7 @@ pub(crate) struct SendAnswer {
     pub remark: Option<String>,
     pub offset_msg_id: String,
     pub transaction_id: Option<String>,
+    pub recall_handle: Option<String>,
     pub queue_id: i32,
     pub queue_offset: i64,
 }
@@ -70,6 +71,7 @@ pub(super) fn send_answer(command: &Command<'_>) -> Waiting {
             remark: command.remark.as_deref().map(str::to_owned),
             offset_msg_id: header.msg_id.to_owned(),
             transaction_id: header.transaction_id.map(str::to_owned),
+            recall_handle: header.recall_handle.map(str::to_owned),
             queue_id: header.queue_id,
             queue_offset: header.queue_offset,
         })),

@@ -33,6 +33,7 @@ mod batch;
 mod encode;
 mod msg_id;
 mod properties;
+mod recall;
 mod sysflag;
 mod tag_hash;
 
@@ -42,6 +43,7 @@ pub use batch::{BatchItem, BatchItems};
 pub use encode::{EncodeError, RecordDraft, blank, seal};
 pub use msg_id::{ID_DIGITS_MAX, OffsetMsgId, UniqKeys};
 pub use properties::{HotProperties, Properties, PropertiesBuf, Text, keys, split_keys};
+pub use recall::RecallHandle;
 pub use sysflag::{Compression, SysFlag, TransactionFlag};
 pub use tag_hash::{JavaHash, TagExpression, TagExpressionError, java_hash, tags_code};
 

@@ -387,6 +387,8 @@ impl<'a> Properties<'a> {
         timer_out_ms: i64 = TIMER_OUT_MS,
         /// How often the timer put the message off.
         timer_roll_times: u32 = TIMER_ROLL_TIMES,
+        /// When the timer gave the message out, in milliseconds since the epoch.
+        timer_dequeued_at: i64 = TIMER_DEQUEUE_MS,
         /// Number of messages in an inner batch.
         inner_num: u32 = INNER_NUM,
         /// Priority of the message.
@@ -406,6 +408,12 @@ impl<'a> Properties<'a> {
     /// Whether the sender waits until the message is kept; the default.
     pub fn waits_for_store(self) -> bool {
         self.get_text(keys::WAIT).is_none_or(|value| is_true(value.0))
+    }
+
+    /// Whether something for or of the timer may be among the properties: told without reading them.
+    pub fn may_name_timer(self) -> bool {
+        const COMMON: &[u8] = b"TIMER_";
+        self.0.len() > COMMON.len() && memchr::memmem::find(self.0, COMMON).is_some()
     }
 
     /// Whether this is the answer to a request.
@@ -455,6 +463,8 @@ pub struct HotProperties<'a> {
     pub timer_delay_secs: Option<i64>,
     /// When the timer lets go of the message, in milliseconds since the epoch.
     pub timer_out_ms: Option<i64>,
+    /// A time of a timer message that is no number.
+    pub bad_timer: Option<&'a str>,
     /// Messages with the same key are delivered in order.
     pub sharding_key: Option<&'a str>,
     /// Number of messages in an inner batch.
@@ -528,15 +538,23 @@ impl<'a> HotProperties<'a> {
             keys::REAL_QID => self.real_queue_id = value.parse().ok(),
             keys::PGROUP => self.producer_group = Some(value),
             keys::RETRY_TOPIC => self.retry_topic = Some(value),
-            keys::TIMER_DELIVER_MS => self.timer_deliver_ms = value.parse().ok(),
-            keys::TIMER_DELAY_MS => self.timer_delay_ms = value.parse().ok(),
-            keys::TIMER_DELAY_SEC => self.timer_delay_secs = value.parse().ok(),
+            keys::TIMER_DELIVER_MS => self.timer_deliver_ms = self.timer_number(value),
+            keys::TIMER_DELAY_MS => self.timer_delay_ms = self.timer_number(value),
+            keys::TIMER_DELAY_SEC => self.timer_delay_secs = self.timer_number(value),
             keys::TIMER_OUT_MS => self.timer_out_ms = value.parse().ok(),
             keys::SHARDING_KEY => self.sharding_key = Some(value),
             keys::INNER_NUM => self.inner_num = value.parse().ok(),
             keys::POP_CK => self.pop_ck = Some(value),
             _ => {}
         }
+    }
+
+    fn timer_number(&mut self, value: &'a str) -> Option<i64> {
+        let number = value.parse().ok();
+        if number.is_none() {
+            self.bad_timer = Some(value);
+        }
+        number
     }
 
     /// The user's keys, one by one.

@@ -1,0 +1,30 @@
+//! Timer messages: taking one back (370).
+
+use std::sync::Arc;
+
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::header::OwnedCommand;
+use gantry_proto::remoting::request::send::{RecallMessageHeader, RecallMessageResponse};
+
+use super::context::{Handled, Reply, Services, short};
+
+/// Code 370. The answer says which message was taken back.
+pub(super) fn recall(services: &Arc<Services>, request: &OwnedCommand) -> Handled {
+    let header: RecallMessageHeader = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::refused(ResponseCode::SystemError, error.to_string()).into(),
+    };
+    if services.topics.get(&header.topic).is_none() {
+        let why = format!("topic {} does not exist: name the one that was sent to", short(&header.topic));
+        return Reply::refused(ResponseCode::TopicNotExist, why).into();
+    }
+    let services = Arc::clone(services);
+    Handled::later(async move {
+        let limit_ms = services.publisher.max_delay_ms();
+        let broker = &services.config.node.name;
+        match services.wheel.recall(&header.topic, &header.recall_handle, broker, limit_ms).await {
+            Ok(msg_id) => Reply::header(&RecallMessageResponse { msg_id }),
+            Err(error) => error.into(),
+        }
+    })
+}

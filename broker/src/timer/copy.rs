@@ -1,0 +1,99 @@
+//! Delivered copies of messages that waited.
+//!
+//! A message that names no real topic and queue cannot be delivered: it goes to the dead-letter topic of the system
+//! group `SCHEDULE_CONSUMER`. A topic that was deleted meanwhile gets the message all the same, as at Apache: it
+//! is in its queue again when the topic is made anew.
+
+use std::io;
+
+use gantry_proto::ids::{PhyOffset, QueueId};
+use gantry_proto::names::{GroupName, TopicName};
+use gantry_proto::record::{EncodeError, Properties, PropertiesBuf, RecordDraft, RecordView, keys};
+
+use super::cursors::mark_of;
+use crate::store::{AppendError, Batch, Store};
+
+/// The group whose dead letters are messages that cannot be delivered.
+const NOBODY: &str = "SCHEDULE_CONSUMER";
+
+/// Why a run of messages was not delivered; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeliverError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error("cannot open a queue, or read a message")]
+    Io(#[from] io::Error),
+}
+
+/// Why a waiting message has no delivered form.
+#[derive(Debug, thiserror::Error)]
+enum Undeliverable {
+    #[error("it names no real topic and queue")]
+    NoTarget,
+    #[error(transparent)]
+    Encode(EncodeError),
+}
+
+/// Adds the copy of the waiting message `view`, whose record starts at `at`, with these properties to `batch`; of one that
+/// cannot be delivered, a dead letter.
+pub(super) fn push(
+    store: &Store,
+    batch: &mut Batch,
+    view: &RecordView<'_>,
+    at: PhyOffset,
+    properties: Properties<'_>,
+) -> Result<(), DeliverError> {
+    if let Err(error) = push_delivered(store, batch, view, at, properties)? {
+        tracing::warn!(%at, %error, "a delayed message cannot be delivered; it goes to a dead-letter topic");
+        push_dead(store, batch, view, at)?;
+    }
+    Ok(())
+}
+
+fn push_delivered(
+    store: &Store,
+    batch: &mut Batch,
+    view: &RecordView<'_>,
+    at: PhyOffset,
+    properties: Properties<'_>,
+) -> Result<Result<(), Undeliverable>, DeliverError> {
+    let topic = properties.real_topic().and_then(|topic| TopicName::storable(topic).ok());
+    let queue_id = properties.real_queue_id().and_then(QueueId::from_wire);
+    let (Some(topic), Some(queue_id)) = (topic, queue_id) else {
+        return Ok(Err(Undeliverable::NoTarget));
+    };
+    let target = store.queue(&topic, queue_id)?;
+    let draft = RecordDraft {
+        topic: topic.as_str(),
+        queue_id,
+        prepared_offset: mark_of(at),
+        append_crc: true,
+        ..RecordDraft::from_view(view, properties.raw())
+    };
+    Ok(batch.push(&target, &draft).map_err(Undeliverable::Encode))
+}
+
+/// Stores the message where somebody can find it. Its real topic becomes that, so that the copy counts as delivered.
+fn push_dead(
+    store: &Store,
+    batch: &mut Batch,
+    view: &RecordView<'_>,
+    at: PhyOffset,
+) -> Result<(), DeliverError> {
+    let topic = TopicName::dead_letter(&GroupName::internal(NOBODY));
+    let mut properties = PropertiesBuf::copy_of(view.properties().without_crc(), topic.as_str().len() + 32);
+    properties.set(keys::REAL_TOPIC, topic.as_str());
+    properties.set(keys::REAL_QID, "0");
+    let target = store.queue(&topic, QueueId::ZERO)?;
+    let draft = RecordDraft {
+        topic: topic.as_str(),
+        queue_id: QueueId::ZERO,
+        prepared_offset: mark_of(at),
+        append_crc: true,
+        ..RecordDraft::from_view(view, properties.as_bytes())
+    };
+    if let Err(error) = batch.push(&target, &draft) {
+        tracing::error!(%at, %error, "a delayed message fits nowhere; it is only in the log");
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! Taking a timer message back before it is due.
+//!
+//! The handle names topic, broker, due time and message id; where the message waits is found by its id in the key index. A
+//! recall is a record of the timer topic, with Apache's properties for it, that names the timer's record. Recall and
+//! delivery take the timer out of the index first: one of the two gets it.
+
+use std::io;
+use std::sync::Arc;
+
+use gantry_proto::ids::{Millis, PhyOffset, QueueId};
+use gantry_proto::names::{TopicName, topics};
+use gantry_proto::record::{EncodeError, PropertiesBuf, RecallHandle, RecordDraft, RecordView, Text, keys};
+
+use super::copy::DeliverError;
+use super::cursors::mark_of;
+use super::due::due_of;
+use super::fire::Wheel;
+use super::index::{Place, Standing};
+use crate::state;
+use crate::store::{AppendError, Batch, Poisoned, Store};
+
+/// Records with one message id that are looked at.
+const CANDIDATES_MAX: usize = 64;
+/// Apache's handles name a time that is off by up to this.
+const TOLERANCE_MS: u64 = 1000;
+/// Tag of a recall, as Apache's.
+const RECALL_TAG: &str = "_RECALL_TAG_";
+/// What a record says is recalled when its message's id is not known.
+const UNKNOWN_KEY: &str = "-";
+
+/// Why a timer message was not taken back.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RecallError {
+    /// The handle is none.
+    #[error("this is no recall handle: pass on the one that the send returned")]
+    BadHandle,
+    /// The message waits elsewhere.
+    #[error("the message waits on broker {theirs}, this is {ours}: ask that one")]
+    OtherBroker {
+        /// The handle's.
+        theirs: String,
+        /// This one.
+        ours: String,
+    },
+    /// The request names another topic.
+    #[error("the handle is for topic {theirs}, the request for {asked}: name the topic that was sent to")]
+    OtherTopic {
+        /// The handle's.
+        theirs: String,
+        /// The request's.
+        asked: String,
+    },
+    /// It is due.
+    #[error("the message was due {late_ms} ms ago: it can no longer be taken back")]
+    TimeOver {
+        /// How long ago, in milliseconds.
+        late_ms: u64,
+    },
+    /// No timer can wait so long.
+    #[error(
+        "the handle names a time {wait_ms} ms ahead, the longest delay is {limit_ms} ms: it is not from this broker"
+    )]
+    TooFar {
+        /// How far it is off, in milliseconds.
+        wait_ms: u64,
+        /// The longest delay, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Nothing waits under the handle.
+    #[error(
+        "no message {uniq_key} waits for its time in topic {topic}: it was delivered, or the handle was made up"
+    )]
+    Unknown {
+        /// The message id.
+        uniq_key: String,
+        /// The topic.
+        topic: String,
+    },
+    /// Somebody else is at it.
+    #[error("the message is just being delivered, recalled or moved: try again")]
+    Busy,
+    /// The log did not take the recall. The message waits on.
+    #[error(transparent)]
+    Append(Arc<AppendError>),
+    /// The log stopped before the recall was safe.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    /// The message could not be looked up.
+    #[error("the message cannot be looked up: {0}")]
+    LookUp(Arc<io::Error>),
+}
+
+impl From<io::Error> for RecallError {
+    fn from(error: io::Error) -> Self {
+        Self::LookUp(Arc::new(error))
+    }
+}
+
+impl From<DeliverError> for RecallError {
+    fn from(error: DeliverError) -> Self {
+        match error {
+            DeliverError::Append(error) => Self::Append(Arc::new(error)),
+            DeliverError::Io(error) => error.into(),
+        }
+    }
+}
+
+/// What is known under a handle.
+#[derive(Debug, Default)]
+struct Found {
+    /// Records of the timer, newest first: it may have been rolled.
+    timers: Vec<Place>,
+    /// Whether it was recalled before.
+    was_recalled: bool,
+}
+
+impl Wheel {
+    /// Takes the message back that `handle` names; its id. What was taken back before stays so. `topic` is what the request
+    /// says, `broker` this broker's name, `limit_ms` the longest delay. Safe when it returns.
+    pub async fn recall(
+        &self,
+        topic: &str,
+        handle: &str,
+        broker: &str,
+        limit_ms: u64,
+    ) -> Result<String, RecallError> {
+        let handle = RecallHandle::decode(handle).ok_or(RecallError::BadHandle)?;
+        self.check(&handle, topic, broker, limit_ms)?;
+        // What was acknowledged is visible; index and timers must know it, too.
+        self.store.dispatched(self.store.visible_offset()).await?;
+        let found = self.look_up(&handle)?;
+        let mut is_busy = false;
+        for place in found.timers {
+            match self.shared.index.take(place)? {
+                Standing::Taken => {
+                    let end = self.append_recall(place, &handle)?;
+                    self.store.settled(end).await?;
+                    // Who asks again finds it done.
+                    self.store.dispatched(end).await?;
+                    return Ok(handle.uniq_key);
+                }
+                Standing::Busy => is_busy = true,
+                Standing::Gone => {}
+            }
+        }
+        match (found.was_recalled, is_busy) {
+            (true, _) => Ok(handle.uniq_key),
+            (false, true) => Err(RecallError::Busy),
+            (false, false) => Err(RecallError::Unknown { uniq_key: handle.uniq_key, topic: handle.topic }),
+        }
+    }
+
+    fn check(
+        &self,
+        handle: &RecallHandle,
+        topic: &str,
+        broker: &str,
+        limit_ms: u64,
+    ) -> Result<(), RecallError> {
+        if handle.broker != broker {
+            return Err(RecallError::OtherBroker { theirs: handle.broker.clone(), ours: broker.to_owned() });
+        }
+        if handle.topic != topic {
+            return Err(RecallError::OtherTopic { theirs: handle.topic.clone(), asked: topic.to_owned() });
+        }
+        let now = self.store.clock().now();
+        if handle.deliver_at <= now {
+            return Err(RecallError::TimeOver { late_ms: now.since(handle.deliver_at) });
+        }
+        let wait_ms = handle.deliver_at.since(now);
+        if wait_ms > limit_ms.saturating_add(TOLERANCE_MS) {
+            return Err(RecallError::TooFar { wait_ms, limit_ms });
+        }
+        Ok(())
+    }
+
+    fn look_up(&self, handle: &RecallHandle) -> Result<Found, RecallError> {
+        let key = &handle.uniq_key;
+        let all = (Millis::ZERO, Millis::MAX);
+        let places = self.store.index().find(topics::TIMER, key, all.0, all.1, CANDIDATES_MAX)?;
+        let mut found = Found::default();
+        for phy in places {
+            let Ok(record) = self.store.record_at(phy) else { continue };
+            let Ok(view) = RecordView::parse(&record) else { continue };
+            let hot = view.properties().scan();
+            let Some(due) = due_of(&hot) else { continue };
+            let off_ms = due.since(handle.deliver_at).max(handle.deliver_at.since(due));
+            if view.topic() != topics::TIMER
+                || hot.uniq_key.map(Text::as_str) != Some(key)
+                || hot.real_topic != Some(&handle.topic)
+                || off_ms > TOLERANCE_MS
+            {
+                continue;
+            }
+            if view.properties().timer_recalls().is_some() {
+                found.was_recalled = true;
+            } else {
+                found.timers.push(Place { due, phy });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Stores the recall of a timer that was taken; where its record ends.
+    fn append_recall(&self, place: Place, handle: &RecallHandle) -> Result<PhyOffset, RecallError> {
+        let mut batch = Batch::new();
+        let pushed = push_end(&self.store, &mut batch, place, Some(handle));
+        let appended = pushed.and_then(|()| Ok(self.store.append(&mut batch)?));
+        let appended = appended.inspect_err(|_| self.shared.index.give_back(&[place]))?;
+        self.store.drive();
+        Ok(appended.end)
+    }
+}
+
+/// Adds the record that ends a timer's wait without delivery: a recall, or the end of one that cannot be read.
+pub(super) fn push_end(
+    store: &Store,
+    batch: &mut Batch,
+    place: Place,
+    handle: Option<&RecallHandle>,
+) -> Result<(), DeliverError> {
+    let queue = store.queue(&TopicName::timer(), QueueId::ZERO)?;
+    let (topic, key) =
+        handle.map_or((topics::TIMER, UNKNOWN_KEY), |handle| (&handle.topic, &handle.uniq_key));
+    let mut properties = PropertiesBuf::new();
+    properties.push(keys::TIMER_DEL_UNIQKEY, key);
+    properties.push(keys::TIMER_OUT_MS, &place.due.to_string());
+    properties.push(keys::REAL_TOPIC, topic);
+    properties.push(keys::REAL_QID, "0");
+    properties.push(keys::UNIQ_KEY, key);
+    properties.push(keys::TAGS, RECALL_TAG);
+    let draft = RecordDraft {
+        topic: topics::TIMER,
+        prepared_offset: mark_of(place.phy),
+        properties: properties.as_bytes(),
+        ..state::draft(b"0", store.clock().now())
+    };
+    batch.push(&queue, &draft).map_err(|error: EncodeError| io::Error::other(error.to_string()))?;
+    Ok(())
+}
