@@ -169,6 +169,7 @@ impl Connection {
             Ok(closed) | Err(closed) => closed,
         };
         self.leave_polls();
+        self.caller.outbox.close();
         // What becomes safe is still told; the client may be gone, then the error says nothing new.
         if self.held.back().is_some() {
             let _ = tokio::time::timeout(LAST_ANSWERS, settled(&self.services, self.held.back())).await;
@@ -492,6 +493,7 @@ impl Drop for Connection {
     /// For a panic: all others have done so.
     fn drop(&mut self) {
         self.leave_polls();
+        self.caller.outbox.close();
     }
 }
 

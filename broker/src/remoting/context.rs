@@ -9,7 +9,6 @@ use gantry_proto::ids::Millis;
 use gantry_proto::remoting::codes::{Language, ResponseCode};
 use gantry_proto::remoting::header::{ExtFields, ExtWrite, OwnedCommand};
 use gantry_proto::remoting::request::HeaderError;
-use tokio::sync::mpsc;
 
 use super::budget::Budget;
 use super::pace::Alone;
@@ -20,7 +19,7 @@ use crate::deliver::polls::Polls;
 use crate::deliver::retry::Retries;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
-use crate::groups::members::{Members, Notice};
+use crate::groups::members::{Members, Outbox};
 use crate::groups::offsets::Offsets;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -44,8 +43,8 @@ pub struct Caller {
     pub language: Language,
     /// The client's version, as this request says.
     pub version: i32,
-    /// Where notices for this client go.
-    pub outbox: mpsc::Sender<Notice>,
+    /// Where notices and calls for this client go.
+    pub outbox: Outbox,
 }
 
 /// An answer.

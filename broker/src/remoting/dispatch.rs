@@ -8,12 +8,19 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{group, lock, member, offset, pull, query, route, send, status, timer, topic, transaction};
+use crate::groups::members::CallAnswer;
 
 /// Handles one command. The hot ones are answered on the spot.
 pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
     if command.is_reply() {
-        // Nothing was asked of this client that it could answer.
-        tracing::debug!(opaque = command.opaque, code = command.code, "a reply to nothing");
+        let answer = || CallAnswer {
+            code: command.code,
+            remark: command.remark.as_deref().map(str::to_owned),
+            body: frame.body.to_vec(),
+        };
+        if !connection.caller.outbox.answer(command.opaque, answer) {
+            tracing::debug!(opaque = command.opaque, code = command.code, "a reply to nothing, or too late");
+        }
         return;
     }
     match RequestCode::from(command.code) {

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gantry_proto::record::{PropertiesBuf, keys};
+use gantry_proto::remoting::body::Body as _;
+use gantry_proto::remoting::body::heartbeat::{HeartbeatData, ProducerData};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::{Frame, Serialize};
 use gantry_proto::remoting::header::{Command, ExtWrite, FLAG_ONEWAY, Head, OwnedCommand, encode_frame};
@@ -23,7 +25,7 @@ use super::context::{Caller, Handled, Services};
 use super::{send, serve_stream};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, Policy};
-use crate::groups::members::Peer;
+use crate::groups::members::{ANSWER_WITHIN, Call, CallError, Peer};
 use crate::store::OpenError;
 
 fn config(dir: &TempDir) -> Config {
@@ -117,6 +119,53 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
     assert_eq!(answer.code, ResponseCode::PullNotFound.code());
     ask(&mut consumer, RequestCode::PullMessage, &pull, b"").await;
     assert_eq!(hear(&mut consumer).await.code, ResponseCode::TopicNotExist.code());
+    broker.stop().await.expect("stopped");
+}
+
+/// A client of a producer group on a connection of its own, and how services reach it.
+async fn producer(broker: &Broker) -> (TcpStream, Arc<Peer>) {
+    let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    let beat = HeartbeatData {
+        client_id: "requester".to_owned(),
+        producer_data_set: vec![ProducerData { group_name: "producers".to_owned() }],
+        ..HeartbeatData::default()
+    };
+    ask(&mut stream, RequestCode::HeartBeat, &(), &beat.to_json()).await;
+    assert_eq!(hear(&mut stream).await.code, 0);
+    let peer = broker.services().members.any_producer("producers").expect("it is registered");
+    (stream, peer)
+}
+
+#[tokio::test]
+async fn a_client_is_called_and_its_answer_finds_who_called() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let (mut client, peer) = producer(&broker).await;
+    let call = |body: &str| Call::new(RequestCode::GetConsumerRunningInfo, &(), body.into());
+    let answering = async {
+        let asked = hear(&mut client).await;
+        let mut bytes = Vec::new();
+        for (opaque, body) in [(asked.opaque + 1, "to nothing"), (asked.opaque, "fine")] {
+            let head = Head { remark: Some("a remark"), ..Head::reply(7, opaque) };
+            encode_frame(&mut bytes, Serialize::Json, &head, &(), body.len()).expect("a frame");
+            bytes.extend_from_slice(body.as_bytes());
+        }
+        client.write_all(&bytes).await.expect("written");
+        asked
+    };
+    let (answer, asked) = tokio::join!(peer.call(call("how are you?"), ANSWER_WITHIN), answering);
+    assert_eq!(
+        (asked.code, &*asked.body),
+        (RequestCode::GetConsumerRunningInfo.code(), &b"how are you?"[..])
+    );
+    let answer = answer.expect("it answered");
+    assert_eq!((answer.code, answer.remark.as_deref(), &*answer.body), (7, Some("a remark"), &b"fine"[..]));
+    // Two that get no answer: by the time, and by the end of the connection.
+    let silent = peer.call(call(""), Duration::ZERO).await;
+    assert_eq!(silent.expect_err("no answer"), CallError::Silent(Duration::ZERO));
+    let (gone, ()) = tokio::join!(peer.call(call("still there?"), ANSWER_WITHIN), async { drop(client) });
+    assert_eq!(gone.expect_err("no answer"), CallError::Gone);
+    assert_eq!(peer.call(call(""), ANSWER_WITHIN).await.expect_err("no answer"), CallError::Gone);
     broker.stop().await.expect("stopped");
 }
 

@@ -1,4 +1,4 @@
-//! What the broker asks of its clients, as frames: codes 39 and 40.
+//! What the broker asks of its clients, as frames: codes 39 and 40, and whatever a service calls a peer for.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -11,7 +11,7 @@ use gantry_proto::remoting::request::transaction::CheckTransactionStateHeader;
 use super::connection::Connection;
 use crate::groups::members::Notice;
 
-/// Numbers of requests to clients; none of them is answered.
+/// Numbers of requests to clients that are not answered. Calls have their own: an answer's is looked up among them.
 static OPAQUE: AtomicI32 = AtomicI32::new(1);
 
 /// Puts a notice into the connection's output.
@@ -41,6 +41,11 @@ pub(super) fn write(connection: &mut Connection, notice: &Notice) {
                 broker_name: None,
             };
             ask(connection, RequestCode::CheckTransactionState, &header, &message);
+        }
+        Notice::Call { opaque } => {
+            let Some(call) = connection.caller.outbox.take_call(*opaque) else { return }; // nobody waits any more
+            let head = Head::request(call.code.code(), *opaque);
+            connection.answer(Serialize::Json, &head, &call.ext, &call.body);
         }
     }
 }

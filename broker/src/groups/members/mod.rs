@@ -7,6 +7,7 @@
 //! broker gives out for a topic is all that one of them wants, so that it withholds nothing, and the
 //! group is counted and named once in the log.
 
+mod calls;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use gantry_proto::remoting::body::heartbeat::{
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
-pub use peer::{CheckRequest, Notice, Peer};
+pub use calls::{ANSWER_WITHIN, Call, CallAnswer, CallError};
+pub use peer::{CheckRequest, Notice, Outbox, Peer};
 pub use unite::Wanted;
 
 /// Subscriptions that one member may have in one group.

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_proto::ids::{PhyOffset, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::codes::Language;
 use tokio::sync::mpsc;
+
+use super::calls::{Call, CallAnswer, CallError, Calls};
 
 /// Notices that may wait for one client.
 const OUTBOX_MAX: usize = 1024;
@@ -22,6 +25,11 @@ pub enum Notice {
     },
     /// What became of this half message?
     CheckTransaction(Box<CheckRequest>),
+    /// The call with this number waits to be sent: [`Outbox::take_call`] gives it.
+    Call {
+        /// The number that pairs the answer with it.
+        opaque: i32,
+    },
 }
 
 /// What a producer is asked about a half message. The message itself, which may be long, is read when the
@@ -54,7 +62,31 @@ pub struct Peer {
     pub language: Language,
     /// The client's protocol version.
     pub version: i32,
-    outbox: mpsc::Sender<Notice>,
+    outbox: Outbox,
+}
+
+/// The way from services to a connection: notices, and calls that wait for an answer. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    notices: mpsc::Sender<Notice>,
+    calls: Arc<Calls>,
+}
+
+impl Outbox {
+    /// The call to send now; `None` when nobody waits for its answer any more.
+    pub fn take_call(&self, opaque: i32) -> Option<Call> {
+        self.calls.take(opaque)
+    }
+
+    /// Hands the client's answer to who waits for it; `false` when nobody does, then it is not made.
+    pub fn answer(&self, opaque: i32, answer: impl FnOnce() -> CallAnswer) -> bool {
+        self.calls.answer(opaque, answer)
+    }
+
+    /// The connection ended: tells those who wait for answers.
+    pub fn close(&self) {
+        self.calls.close();
+    }
 }
 
 impl fmt::Debug for Peer {
@@ -65,8 +97,9 @@ impl fmt::Debug for Peer {
 
 impl Peer {
     /// The queue between services and a connection: notices wait here until the edge sends them.
-    pub fn outbox() -> (mpsc::Sender<Notice>, mpsc::Receiver<Notice>) {
-        mpsc::channel(OUTBOX_MAX)
+    pub fn outbox() -> (Outbox, mpsc::Receiver<Notice>) {
+        let (notices, received) = mpsc::channel(OUTBOX_MAX);
+        (Outbox { notices, calls: Arc::default() }, received)
     }
 
     /// The client `client_id` on a connection whose edge reads the other end of `outbox`.
@@ -75,13 +108,27 @@ impl Peer {
         address: SocketAddr,
         client_id: &str,
         (language, version): (Language, i32),
-        outbox: mpsc::Sender<Notice>,
+        outbox: Outbox,
     ) -> Self {
         Self { connection, address, client_id: Arc::from(client_id), language, version, outbox }
     }
 
     /// Hands a notice to the connection. `false`: it is closed, or so far behind that its outbox is full.
     pub fn notify(&self, notice: Notice) -> bool {
-        self.outbox.try_send(notice).is_ok()
+        self.outbox.notices.try_send(notice).is_ok()
+    }
+
+    /// Asks the client something and waits for its answer. Dropping the future gives up: what was not sent yet is
+    /// not sent.
+    pub async fn call(&self, call: Call, within: Duration) -> Result<CallAnswer, CallError> {
+        let mut begun = self.outbox.calls.begin(call)?;
+        if !self.notify(Notice::Call { opaque: begun.opaque }) {
+            return Err(self.outbox.calls.unheard());
+        }
+        match tokio::time::timeout(within, &mut begun.answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(CallError::Gone),
+            Err(_) => Err(CallError::Silent(within)),
+        }
     }
 }
