@@ -1,13 +1,16 @@
 //! What several modules' tests need: a small store on real files, and messages in it.
 
+use std::collections::HashMap;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 use gantry_proto::record::{RecordDraft, SysFlag};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::clock::ManualClock;
@@ -71,6 +74,41 @@ pub fn options(policy: FlushPolicy) -> StoreOptions {
         // How full the machine's disk is decides no test.
         retention: Retention { disk_high_ratio: 2.0, disk_refuse_ratio: 2.0, ..Retention::default() },
         ..StoreOptions::default()
+    }
+}
+
+#[derive(Deserialize)]
+struct Files {
+    files: HashMap<String, File>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    length: u64,
+    segments: Vec<(u64, String)>,
+}
+
+/// Lays out the store that Apache's broker wrote.
+pub fn apache_store(dir: &Path) {
+    let vectors = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/store/files.json"));
+    let files: Files =
+        serde_json::from_slice(&std::fs::read(vectors).expect("the sample store")).expect("its form");
+    for (name, file) in files.files {
+        if !name.starts_with("commitlog/") && !name.starts_with("consumequeue/") && name != "checkpoint" {
+            continue;
+        }
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().expect("inside the store")).expect("created");
+        let mut out = std::fs::File::create(path).expect("created");
+        out.set_len(file.length).expect("sparse");
+        for (at, hex) in file.segments {
+            let bytes: Vec<u8> = (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+                .collect();
+            out.seek(SeekFrom::Start(at)).expect("inside the file");
+            out.write_all(&bytes).expect("written");
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub enum Kind {
     OneWay,
     /// Visible later, once.
     Delayed,
+    /// Visible once, not before its time, unless it was taken back; then never.
+    Timer,
     /// Visible once if it ends with a commit; never otherwise.
     Half(Fate),
 }
@@ -91,6 +93,17 @@ pub enum Fate {
     Commit,
     /// It never does.
     Rollback,
+}
+
+/// Whether a timer message is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// Nobody asked for it, or it was refused.
+    NotAsked,
+    /// It was asked for; what became of it is not known.
+    Asked,
+    /// It was acknowledged.
+    Done,
 }
 
 /// Which attempt an acknowledgement answers.
@@ -112,6 +125,7 @@ struct Entry {
     first_attempt: bool,
     place: Option<(MessageQueue, u64)>,
     commit_asked: bool,
+    recall: Recall,
     ended_at: Option<Instant>,
     checks: u32,
 }
@@ -119,7 +133,9 @@ struct Entry {
 impl Entry {
     /// Whether it must become visible.
     fn is_owed(&self) -> bool {
-        self.acknowledged && !matches!(self.kind, Kind::OneWay | Kind::Half(Fate::Rollback))
+        self.acknowledged
+            && !matches!(self.kind, Kind::OneWay | Kind::Half(Fate::Rollback))
+            && self.recall == Recall::NotAsked
     }
 
     /// Whether its place among others of its actor is known. What was not acknowledged may have waited in a
@@ -128,7 +144,7 @@ impl Entry {
         match self.kind {
             Kind::Serial | Kind::Batched { .. } => self.acknowledged,
             Kind::Pipelined => self.first_attempt,
-            Kind::OneWay | Kind::Delayed | Kind::Half(_) => false,
+            Kind::OneWay | Kind::Delayed | Kind::Timer | Kind::Half(_) => false,
         }
     }
 }
@@ -152,6 +168,8 @@ pub struct Counts {
     pub recognised: u64,
     /// Acknowledged ends of transactions.
     pub ended: u64,
+    /// Timer messages that were taken back.
+    pub recalled: u64,
     /// Back-checks that came.
     pub checks: u64,
     /// Acknowledged offset commits.
@@ -172,6 +190,7 @@ impl Counts {
             resent: join(self.resent, other.resent),
             recognised: join(self.recognised, other.recognised),
             ended: join(self.ended, other.ended),
+            recalled: join(self.recalled, other.recalled),
             checks: join(self.checks, other.checks),
             commits: join(self.commits, other.commits),
             seen: join(self.seen, other.seen),
@@ -272,6 +291,7 @@ impl Checker {
             first_attempt: false,
             place: None,
             commit_asked: false,
+            recall: Recall::NotAsked,
             ended_at: None,
             checks: 0,
         };
@@ -321,6 +341,19 @@ impl Checker {
         model.counts.ended += 1;
         let entry = model.messages.get_mut(&ident).expect("what is ended was sent");
         entry.ended_at = Some(Instant::now());
+    }
+
+    /// A timer message is taken back, or that is about to be asked for.
+    pub fn recall(&self, ident: Ident, recall: Recall) {
+        let mut model = self.model();
+        model.counts.recalled += u64::from(recall == Recall::Done);
+        let entry = model.messages.get_mut(&ident).expect("what is taken back was sent");
+        entry.recall = recall;
+        if recall == Recall::Done
+            && let Some((queue, offset)) = entry.place.clone()
+        {
+            model.violation(format!("{ident} was taken back, but was at {queue} @ {offset} before"));
+        }
     }
 
     /// The broker asks how a transaction ended. Some are not known the first time.
@@ -375,6 +408,10 @@ impl Checker {
             Some(format!("{at}: {ident} is visible, but its transaction rolls back"))
         } else if entry.kind == Kind::Half(Fate::Commit) && !entry.commit_asked {
             Some(format!("{at}: {ident} is visible before anyone asked for its commit"))
+        } else if entry.recall == Recall::Done {
+            Some(format!("{at}: {ident} is visible, but was taken back"))
+        } else if entry.kind == Kind::Timer && is_early(message) {
+            Some(format!("{at}: {ident} was stored at {}, before its time: {message:?}", message.store_at()))
         } else {
             None
         };
@@ -417,6 +454,12 @@ impl Checker {
             found.join("\n")
         );
     }
+}
+
+/// Whether the broker's own clock was before the time that the message is due. Without that time it was never a timer's:
+/// what was due when it came is delivered at once.
+fn is_early(message: &Received) -> bool {
+    message.properties().timer_out_ms().is_some_and(|due| message.store_at().get() < due)
 }
 
 impl Model {

@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gantry_client::proto::ids::QueueOffset;
+use gantry_client::proto::remoting::codes::ResponseCode;
 use gantry_client::{
     Client, Message, MessageQueue, Producer, PullConsumer, Received, Result, SeekTo, SendTicket,
     TransactionProducer,
 };
 use tokio::task::JoinSet;
 
-use crate::checker::{Attempt, Checker, Fate, Ident, Kind};
+use crate::checker::{Attempt, Checker, Fate, Ident, Kind, Recall};
 
 /// Sends that a pipelining producer has under way.
 const WINDOW: usize = 16;
@@ -39,6 +40,7 @@ const PIPELINED: &str = "crash-pipelined";
 const BATCHED: &str = "crash-batched";
 const ONE_WAY: &str = "crash-one-way";
 const DELAYED: &str = "crash-delayed";
+const TIMED: &str = "crash-timed";
 const TRANSACTED: &str = "crash-transacted";
 
 /// How much of what is sent.
@@ -48,7 +50,7 @@ pub struct Mix {
     pub pipelines: u16,
     /// Producers with one transaction under way, at most 1,000.
     pub transactions: u16,
-    /// Whether there are one-at-a-time, batched, one-way and delayed sends too.
+    /// Whether there are one-at-a-time, batched, one-way, delayed and timed sends too.
     pub others: bool,
     /// Messages after which the producers only trickle.
     pub messages_max: u64,
@@ -104,13 +106,14 @@ impl Load {
             producers.spawn(finish(Arc::clone(&shared).batches(4)));
             producers.spawn(finish(Arc::clone(&shared).one_way(5)));
             producers.spawn(finish(Arc::clone(&shared).delayed(6)));
+            producers.spawn(finish(Arc::clone(&shared).timed(7)));
         }
         let transactions = shared.transaction_producer().await.expect("a producer of a valid group starts");
         for number in 0..mix.transactions {
             producers.spawn(Arc::clone(&shared).transact(transactions.clone(), TRANSACTIONS + number));
         }
         let mut consumers = JoinSet::new();
-        for topic in [PIPELINED, BATCHED, DELAYED, TRANSACTED] {
+        for topic in [PIPELINED, BATCHED, DELAYED, TIMED, TRANSACTED] {
             consumers.spawn(Arc::clone(&shared).consume(topic));
         }
         Self { shared, producers, consumers, _transactions: transactions }
@@ -274,6 +277,47 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Messages with a time of their own, some seconds ahead at the most; some are taken back.
+    async fn timed(self: Arc<Self>, actor: u16) -> Result<()> {
+        let producer = self.sending.producer("crash-timed").start().await?;
+        let mut seq = self.checker.next_seq(actor);
+        let mut open = VecDeque::new();
+        while self.sends_on().await {
+            let ident = Ident { actor, seq };
+            seq += 1;
+            let mut rng = ident.rng(self.checker.seed() ^ 0x71);
+            let delay = Duration::from_millis(if rng.bool() { rng.u64(0..300) } else { rng.u64(0..4000) });
+            self.checker.sending(ident, TIMED, Kind::Timer);
+            match producer.send(self.message(TIMED, ident).delay(delay)).await {
+                Ok(receipt) => {
+                    self.checker.acknowledged(ident, &receipt, Attempt::First);
+                    let handle = receipt.recall_handle.filter(|_| rng.u8(..) < 64);
+                    open.extend(handle.map(|handle| (ident, handle)));
+                    tokio::time::sleep(BREATH * 4).await;
+                }
+                Err(_) => tokio::time::sleep(ERROR_PAUSE).await,
+            }
+            // Some are due by then.
+            if open.len() > 30
+                && let Some((ident, handle)) = open.pop_front()
+            {
+                self.take_back(&producer, ident, &handle).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, producer: &Producer, ident: Ident, handle: &str) {
+        self.checker.recall(ident, Recall::Asked);
+        match producer.recall(TIMED, handle).await {
+            Ok(_) => self.checker.recall(ident, Recall::Done),
+            Err(error) if error.code() == Some(ResponseCode::IllegalOperation) => {
+                self.checker.recall(ident, Recall::NotAsked);
+            }
+            Err(_) => tokio::time::sleep(ERROR_PAUSE).await,
+        }
     }
 
     /// Transactions: ended by the producer, or left to the checker.

@@ -190,6 +190,29 @@ fn files_are_sent_and_delayed_messages_come_later() {
 }
 
 #[test]
+fn messages_with_a_time_come_then_and_are_taken_back() {
+    let shell = Shell::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lines");
+    fs::write(&file, "later\n").unwrap();
+    let sent = shell.json(&format!("produce D --deliver-in 40d --file {}", file.display()));
+    let handle = sent["recall_handle"].as_str().unwrap().to_owned();
+    let again = shell.ok(&format!("produce D --deliver-in 1s --file {}", file.display()));
+    assert!(again.trim().len() > 40 && again.lines().count() == 1, "a recall handle, found {again}");
+    for _ in 0..2 {
+        let recalled = shell.json(&format!("message recall {handle}"));
+        assert_eq!(recalled["message"], sent["id"]);
+    }
+    let printed = shell.ok("consume D --max 1 --output json");
+    let message: Value = serde_json::from_str(&printed).unwrap();
+    let late = message["stored_ms"].as_i64().unwrap() - message["born_ms"].as_i64().unwrap();
+    assert!(late >= 1000, "it was to come in a second, found {late} ms");
+    shell.refused(&format!("message recall {}", again.trim()), 1, "can no longer be taken back");
+    shell.refused("message recall nonsense", 2, "no recall handle");
+    shell.refused(&format!("produce D --deliver-in 41d --file {}", file.display()), 1, "the limit is");
+}
+
+#[test]
 fn operators_list_and_end_transactions() {
     let shell = Shell::start();
     assert_eq!(shell.ok("txn list"), "");

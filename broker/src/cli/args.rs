@@ -85,6 +85,13 @@ pub fn span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads milliseconds since the epoch or a time like `2026-01-31T23:59:59Z`.
+pub fn instant(text: &str) -> Result<Millis, String> {
+    let ms = text.parse().ok().filter(|ms| *ms >= 0).map(Millis::new);
+    ms.or_else(|| parse_time(text))
+        .ok_or_else(|| "write milliseconds since 1970, or a time like 2026-01-31T23:59:59Z".to_owned())
+}
+
 /// Reads a number of bytes, like `128` or `4KiB`.
 pub fn size(text: &str) -> Result<usize, String> {
     let bytes = units::bytes(text)?;

@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod consume;
 mod group;
+mod message;
 mod output;
 mod produce;
 mod serve;
@@ -53,6 +54,9 @@ enum Command {
     Produce(produce::Produce),
     /// Print messages, one a line.
     Consume(consume::Consume),
+    /// Take a message back that waits for its time.
+    #[command(subcommand)]
+    Message(message::MessageCommand),
     /// List transactions, end them, put expired ones back.
     #[command(subcommand)]
     Txn(txn::TxnCommand),
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Group(command) => block_on(group::run(command)),
         Command::Produce(args) => block_on(produce::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
+        Command::Message(command) => block_on(message::run(command)),
         Command::Txn(command) => block_on(txn::run(command)),
         Command::Store(command) => {
             log_to_stderr("warn");
@@ -150,6 +155,9 @@ mod tests {
             "gantry topic delete T --yes --output json",
             "gantry group describe G --name-server h:1",
             "gantry produce T --key k --key l --tag t --property a=b --delay 3 --rate 10/s",
+            "gantry produce T --deliver-in 40d",
+            "gantry produce T --deliver-at 2026-01-31T23:59:59Z",
+            "gantry message recall HANDLE --output json",
             "gantry consume T --group G --from last --max 3 --output json",
             "gantry txn list --expired --group G",
             "gantry txn rollback ID --yes",
@@ -166,6 +174,9 @@ mod tests {
             "gantry produce",
             "gantry produce T --delay 19",
             "gantry produce T --property a",
+            "gantry produce T --delay 1 --deliver-in 1s",
+            "gantry produce T --deliver-at soon",
+            "gantry message recall",
             "gantry consume T --from yesterday",
             "gantry consume T --max 0",
             "gantry topic create T --queues 0",

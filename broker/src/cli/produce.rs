@@ -7,16 +7,17 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use gantry_client::{Message, Producer, SendReceipt};
+use gantry_proto::ids::Millis;
 use gantry_proto::names::TopicName;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::args::{Format, Printing, Target, pair, rate};
+use super::args::{Format, Printing, Target, instant, pair, rate, span};
 use super::output::{Failure, Output};
 
 /// Sends under way at once.
@@ -46,6 +47,12 @@ pub struct Produce {
     /// Deliver later: delay level 1 to 18, by default 1s 5s 10s 30s 1m 2m … 10m 20m 30m 1h 2h.
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=18))]
     delay: Option<u8>,
+    /// Deliver so much later, like `30m` or `40d`.
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with_all = ["delay", "deliver_at"])]
+    deliver_in: Option<Duration>,
+    /// Deliver then: milliseconds since 1970, or a time like 2026-01-31T23:59:59Z.
+    #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with = "delay")]
+    deliver_at: Option<Millis>,
     /// Messages per second at most, like `100/s`.
     #[arg(long, value_name = "N/s", value_parser = rate)]
     rate: Option<f64>,
@@ -135,9 +142,14 @@ fn message(args: &Produce, topic: &TopicName, body: Vec<u8>) -> Message {
     for (name, value) in &args.property {
         message = message.property(name, value);
     }
-    match args.delay {
-        Some(level) => message.delay_level(level),
-        None => message,
+    match (args.delay, args.deliver_in, args.deliver_at) {
+        (Some(level), ..) => message.delay_level(level),
+        (_, Some(delay), _) => message.delay(delay),
+        (_, _, Some(at)) => {
+            let since = Duration::from_millis(at.get().max(0).unsigned_abs());
+            message.deliver_at(UNIX_EPOCH + since)
+        }
+        _ => message,
     }
 }
 
@@ -214,7 +226,11 @@ impl Sending {
                 "id": receipt.message_id, "offset_id": receipt.offset_message_id,
                 "topic": receipt.queue.topic.as_str(), "broker": receipt.queue.broker.as_str(),
                 "queue": receipt.queue.id.get(), "offset": receipt.queue_offset.get(),
+                "recall_handle": receipt.recall_handle,
             }))?;
+        } else if let Some(handle) = &receipt.recall_handle {
+            // Nothing else takes the message back.
+            self.output.line(handle.as_bytes())?;
         }
         if self.under_way.is_empty() { self.output.flush() } else { Ok(()) }
     }

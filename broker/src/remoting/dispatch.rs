@@ -132,7 +132,11 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetBrokerConfig => {
             status::config(&services.config, topics.data_version(), services.broker_port)
         }
-        Code::GetBrokerRuntimeInfo => status::runtime_info(store, &services.metrics, services.started_at),
+        Code::GetBrokerRuntimeInfo => {
+            let timers =
+                status::Timers { pending: services.wheel.pending(), first_due: services.wheel.first_due() };
+            status::runtime_info(store, &services.metrics, &timers, services.started_at)
+        }
         other => {
             let why = format!("request type {} is not supported by this version", other.code());
             Reply::refused(ResponseCode::RequestCodeNotSupported, why)

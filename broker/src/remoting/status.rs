@@ -1,6 +1,6 @@
 //! The broker itself: how it is set (26) and how it is doing (28), under the names that Apache's tools know.
 //!
-//! Nothing is invented: what this broker does not have (thread pools, a page-cache lock, a timer wheel) is
+//! Nothing is invented: what this broker does not have (thread pools, a page-cache lock) is
 //! 0, rates are averages of real counts, and days are counted in UTC from the start of the process.
 
 use std::collections::BTreeMap;
@@ -64,8 +64,38 @@ pub fn config(config: &Config, version: DataVersion, broker_port: u16) -> Reply 
     Reply::header(&GetBrokerConfigResponse { version }).with_body(text.into_bytes())
 }
 
+/// How the timers stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timers {
+    /// How many wait.
+    pub pending: u64,
+    /// When the next one is due, as far as it is near.
+    pub first_due: Option<Millis>,
+}
+
+/// What is told of timers: seconds that the earliest is overdue, records that are not taken in yet, how many wait, and
+/// rates. Under names of our own, how late deliveries were: the bound that so many percent of them kept, in ms.
+fn timer_info(metrics: &Metrics, timers: &Timers, now: Millis) -> [(&'static str, String); 8] {
+    let late_ms = timers.first_due.map_or(0, |due| now.since(due));
+    let last = |count: Count| {
+        let all = averages(metrics, now, count);
+        all.split(' ').next().unwrap_or("0.00").to_owned()
+    };
+    [
+        ("timerReadBehind", (late_ms / 1000).to_string()),
+        // Listed and taken in at once.
+        ("timerOffsetBehind", "0".to_owned()),
+        ("timerCongestNum", timers.pending.to_string()),
+        ("timerEnqueueTps", last(|totals| totals.timers_taken)),
+        ("timerDequeueTps", last(|totals| totals.timers_delivered)),
+        ("timerLatenessP50Mills", metrics.timer_lateness.at_most(50).to_string()),
+        ("timerLatenessP99Mills", metrics.timer_lateness.at_most(99).to_string()),
+        ("timerLatenessMaxMills", metrics.timer_lateness.at_most(100).to_string()),
+    ]
+}
+
 /// Code 28. `started_at` is when the process started.
-pub fn runtime_info(store: &Store, metrics: &Metrics, started_at: Millis) -> Reply {
+pub fn runtime_info(store: &Store, metrics: &Metrics, timers: &Timers, started_at: Millis) -> Reply {
     let now = store.clock().now();
     let mut table = BTreeMap::new();
     let mut put = |name: &str, value: String| {
@@ -91,11 +121,9 @@ pub fn runtime_info(store: &Store, metrics: &Metrics, started_at: Millis) -> Rep
             put(&format!("{pool}ThreadPoolQueue{what}"), "0".to_owned());
         }
     }
-    for none in ["pageCacheLockTimeMills", "timerReadBehind", "timerOffsetBehind", "timerCongestNum"] {
-        put(none, "0".to_owned());
-    }
-    for none in ["timerEnqueueTps", "timerDequeueTps"] {
-        put(none, "0.0".to_owned());
+    put("pageCacheLockTimeMills", "0".to_owned());
+    for (name, value) in timer_info(metrics, timers, now) {
+        put(name, value);
     }
     put("earliestMessageTimeStamp", earliest(store).map_or(-1, Millis::get).to_string());
     put("commitLogMinOffset", store.min_offset().to_string());
@@ -177,7 +205,10 @@ mod tests {
         metrics.sample(fixture::NOW);
         metrics.messages_in.add(50);
         clock.advance(10_000);
-        let reply = runtime_info(&store, &metrics, fixture::NOW);
+        let timers = Timers { pending: 7, first_due: Some(fixture::NOW.plus(8_500)) };
+        metrics.timers_taken.add(20);
+        metrics.timer_lateness.record(3);
+        let reply = runtime_info(&store, &metrics, &timers, fixture::NOW);
         let table = KvTable::from_json(&reply.body).unwrap().table;
         let samples =
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/broker_admin_samples.json"));
@@ -207,6 +238,9 @@ mod tests {
             assert!(table.contains_key(name), "{name} is missing");
         }
         assert_eq!(table["putTps"], "5.00 5.00 5.00");
+        assert_eq!((table["timerCongestNum"].as_str(), table["timerReadBehind"].as_str()), ("7", "1"));
+        assert_eq!((table["timerEnqueueTps"].as_str(), table["timerDequeueTps"].as_str()), ("2.00", "0.00"));
+        assert_eq!(table["timerLatenessP99Mills"], "3");
         assert_eq!(table["msgPutTotalTodayNow"], "50");
         assert_eq!(table["runtime"], "[ 0 days, 0 hours, 0 minutes, 10 seconds ]");
         assert_eq!(table["earliestMessageTimeStamp"], fixture::NOW.to_string());

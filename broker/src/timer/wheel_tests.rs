@@ -17,8 +17,9 @@ use crate::clock::{Clock, ManualClock};
 use crate::fixture;
 use crate::metrics::Metrics;
 use crate::state;
+use crate::store::disk::RealDisk;
 use crate::store::retain::Retention;
-use crate::store::{Batch, Store};
+use crate::store::{Batch, FlushPolicy, Store, StoreOptions};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 const LIMIT_MS: u64 = 40 * DAY_MS;
@@ -382,6 +383,32 @@ async fn a_committed_message_and_apaches_records_are_understood() {
     broker.clock.advance(1);
     broker.round().await;
     assert_eq!(broker.delivered(), ["delivered", "kept", "kept", "committed", "rolled"]);
+}
+
+#[tokio::test]
+async fn the_store_that_apache_wrote_keeps_its_timers() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fixture::apache_store(dir.path());
+    let due = Millis::new(1_795_255_174_414);
+    let clock = Arc::new(ManualClock::new(due.minus(1)));
+    let (projection, unstarted) =
+        load_wheel(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>, Arc::default()).expect("readable");
+    let options = StoreOptions { reserve_bytes: 0, policy: FlushPolicy::Memory, ..StoreOptions::default() };
+    let store =
+        Store::open(dir.path(), &options, Arc::new(RealDisk), clock.clone(), vec![Box::new(projection)]);
+    let store = Arc::new(store.expect("the store opens"));
+    let wheel = unstarted.start(Arc::clone(&store)).expect("readable");
+    let broker = Broker { store, wheel, clock, metrics: Arc::default() };
+    let delivered = || [0, 1].map(|queue| broker.delivered_to("VecDelay", queue)).concat();
+    let before = delivered();
+    assert!(before.contains(&"timer-2s".to_owned()), "{before:?}");
+    // What was delivered or recalled there is done; what was not waits on, to the millisecond.
+    broker.round().await;
+    assert_eq!(delivered(), before);
+    broker.clock.advance(1);
+    broker.round().await;
+    let new: Vec<_> = delivered().into_iter().filter(|body| !before.contains(body)).collect();
+    assert_eq!((new.as_slice(), broker.wheel.pending()), (&["timer-deliver-at".to_owned()][..], 0));
 }
 
 #[tokio::test]

@@ -1,17 +1,14 @@
 //! Transactions over a real store: whole lives, crashes at every step, Apache's sample store.
 
-use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use gantry_proto::names::GroupName;
 use gantry_proto::record::{OffsetMsgId, RecordDraft};
 use gantry_proto::remoting::codes::Language;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::check::NextRound;

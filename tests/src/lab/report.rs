@@ -79,6 +79,7 @@ impl Tally {
             "sent": self.counts.sent,
             "acknowledged": self.counts.acknowledged,
             "transactions_ended": self.counts.ended,
+            "recalled": self.counts.recalled,
             "checks": self.counts.checks,
             "offsets_committed": self.counts.commits,
             "resent": self.counts.resent,

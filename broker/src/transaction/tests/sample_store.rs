@@ -2,46 +2,11 @@
 
 use super::*;
 
-#[derive(Deserialize)]
-struct Files {
-    files: HashMap<String, File>,
-}
-
-#[derive(Deserialize)]
-struct File {
-    length: u64,
-    segments: Vec<(u64, String)>,
-}
-
-/// Lays out the store that Apache wrote.
-fn sample_store(dir: &Path) {
-    let vectors = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/store/files.json"));
-    let files: Files =
-        serde_json::from_slice(&std::fs::read(vectors).expect("the sample store")).expect("its form");
-    for (name, file) in files.files {
-        if !name.starts_with("commitlog/") && !name.starts_with("consumequeue/") && name != "checkpoint" {
-            continue;
-        }
-        let path = dir.join(name);
-        std::fs::create_dir_all(path.parent().expect("inside the store")).expect("created");
-        let mut out = std::fs::File::create(path).expect("created");
-        out.set_len(file.length).expect("sparse");
-        for (at, hex) in file.segments {
-            let bytes: Vec<u8> = (0..hex.len())
-                .step_by(2)
-                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
-                .collect();
-            out.seek(SeekFrom::Start(at)).expect("inside the file");
-            out.write_all(&bytes).expect("written");
-        }
-    }
-}
-
 #[tokio::test]
 async fn the_store_that_apache_wrote_has_one_open_half() {
     for done_below in [0, 13] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        sample_store(dir.path());
+        crate::fixture::apache_store(dir.path());
         let (projection, unstarted) =
             load(&dir.path().join("config"), rules(), Arc::default()).expect("no snapshot yet");
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Millis::new(1_795_252_500_000)));

@@ -1,5 +1,6 @@
 package gantry.suite;
 
+import java.util.List;
 import java.util.Set;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.common.protocol.heartbeat.MessageModel;
@@ -12,6 +13,11 @@ final class Compat {
     static final int MAJOR = 4;
 
     private Compat() {
+    }
+
+    /** Scenarios that only this version can run. */
+    static List<Scenario> scenarios() {
+        return List.of();
     }
 
     static void broadcasting(DefaultMQPushConsumer consumer) {

@@ -1,5 +1,6 @@
 package gantry.suite;
 
+import java.util.List;
 import java.util.Set;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
@@ -12,6 +13,11 @@ final class Compat {
     static final int MAJOR = 5;
 
     private Compat() {
+    }
+
+    /** Scenarios that only this version can run. */
+    static List<Scenario> scenarios() {
+        return Timers.scenarios();
     }
 
     static void broadcasting(DefaultMQPushConsumer consumer) {

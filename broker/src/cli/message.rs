@@ -1,0 +1,38 @@
+//! `gantry message`: single messages.
+
+use clap::{Args, Subcommand};
+
+use super::args::{Printing, Target};
+use super::output::{Failure, done};
+
+/// What to do with a message.
+#[derive(Debug, Subcommand)]
+pub enum MessageCommand {
+    /// Take a message back that waits for its time.
+    Recall(Recall),
+}
+
+/// `gantry message recall`.
+#[derive(Debug, Args)]
+pub struct Recall {
+    /// The recall handle, as `gantry produce --deliver-in` prints it.
+    handle: String,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs `gantry message`.
+pub async fn run(command: MessageCommand) -> Result<(), Failure> {
+    match command {
+        MessageCommand::Recall(args) => recall(&args).await,
+    }
+}
+
+async fn recall(args: &Recall) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let id = client.admin().recall(&args.handle).await?;
+    client.shutdown().await;
+    done(args.printing, "message", &id, "recalled")
+}
