@@ -7,7 +7,9 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 
 use super::connection::Connection;
 use super::context::{Handled, Reply};
-use super::{group, lock, member, offset, pull, query, route, send, status, timer, topic, transaction};
+use super::{
+    consumer, group, lock, member, offset, pull, query, route, send, status, timer, topic, transaction,
+};
 use crate::groups::members::CallAnswer;
 
 /// Handles one command. The hot ones are answered on the spot.
@@ -62,9 +64,11 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
             return offset::update_offset(&services.offsets, topics, groups, request);
         }
         Code::InvokeBrokerToResetOffset => {
-            let owners = (&services.offsets, store, &services.polls);
-            return offset::reset_offset(owners, (topics, groups), broker, request);
+            return consumer::reset_offset(services, request);
         }
+        Code::GetConsumerRunningInfo => return consumer::running_info(members, request),
+        Code::ConsumeMessageDirectly => return consumer::consume_directly(services, request),
+        Code::InvokeBrokerToGetConsumerStatus => return consumer::status(members, request),
         Code::DeleteTopicInBroker => {
             let queues = (&services.store, &services.polls);
             return topic::delete((topics, locks), &services.offsets, queues, request);

@@ -28,7 +28,7 @@ use crate::config::{Config, Policy};
 use crate::groups::members::{ANSWER_WITHIN, Call, CallError, Peer};
 use crate::store::OpenError;
 
-fn config(dir: &TempDir) -> Config {
+pub(super) fn config(dir: &TempDir) -> Config {
     let mut config = Config::default();
     config.store.dir = dir.path().to_path_buf();
     (config.ports.name, config.ports.broker) = (0, 0);
@@ -37,7 +37,7 @@ fn config(dir: &TempDir) -> Config {
     config
 }
 
-async fn start(dir: &TempDir) -> Broker {
+pub(super) async fn start(dir: &TempDir) -> Broker {
     Broker::start(config(dir)).await.expect("started")
 }
 
@@ -50,12 +50,12 @@ fn frame(code: RequestCode, header: &impl ExtWrite, body: &[u8]) -> Vec<u8> {
 }
 
 /// Writes a request.
-async fn ask(stream: &mut TcpStream, code: RequestCode, header: &impl ExtWrite, body: &[u8]) {
+pub(super) async fn ask(stream: &mut TcpStream, code: RequestCode, header: &impl ExtWrite, body: &[u8]) {
     stream.write_all(&frame(code, header, body)).await.expect("written");
 }
 
 /// Reads one answer.
-async fn hear(stream: &mut TcpStream) -> OwnedCommand {
+pub(super) async fn hear(stream: &mut TcpStream) -> OwnedCommand {
     let mut input = Vec::new();
     loop {
         if let Some(frame) = Frame::cut(&input, 1 << 20).expect("a frame") {
@@ -66,7 +66,7 @@ async fn hear(stream: &mut TcpStream) -> OwnedCommand {
     }
 }
 
-fn message(properties: &str) -> SendMessageHeader<'_> {
+pub(super) fn message(properties: &str) -> SendMessageHeader<'_> {
     SendMessageHeader {
         producer_group: "producers",
         topic: "T",

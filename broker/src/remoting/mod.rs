@@ -7,6 +7,7 @@
 mod beside;
 pub mod budget;
 mod connection;
+mod consumer;
 pub mod context;
 mod dispatch;
 #[cfg(test)]

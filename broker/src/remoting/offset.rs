@@ -133,12 +133,7 @@ pub fn reset_offset(
         Ok(resets) => resets,
         Err(refused) => return refused.into(),
     };
-    let offset_of = |(key, offset): &(Key, QueueOffset)| (message_queue(broker, key), offset.to_wire());
-    let body = ResetOffsetBody { offset_table: resets.iter().map(offset_of).collect() };
-    let body = match request.language {
-        Language::Cpp => ResetOffsetBodyForC::from(&body).to_json(),
-        _ => body.to_json(),
-    };
+    let body = reset_body(broker, &resets, request.language);
     let (offsets, polls) = (Arc::clone(offsets), Arc::clone(polls));
     Handled::later(async move {
         let queues: Vec<_> = resets.iter().map(|(key, _)| (key.topic.clone(), key.queue)).collect();
@@ -152,6 +147,16 @@ pub fn reset_offset(
     })
 }
 
+/// What a reset is answered with: where each queue goes on.
+pub(super) fn reset_body(broker: &str, resets: &[(Key, QueueOffset)], language: Language) -> Vec<u8> {
+    let offset_of = |(key, offset): &(Key, QueueOffset)| (message_queue(broker, key), offset.to_wire());
+    let body = ResetOffsetBody { offset_table: resets.iter().map(offset_of).collect() };
+    match language {
+        Language::Cpp => ResetOffsetBodyForC::from(&body).to_json(),
+        _ => body.to_json(),
+    }
+}
+
 fn resets(
     offsets: &Offsets,
     store: &Store,
@@ -159,6 +164,21 @@ fn resets(
     request: &OwnedCommand,
 ) -> Result<Vec<(Key, QueueOffset)>, Reply> {
     let header: ResetOffsetHeader = request.header()?;
+    let mut resets = targets(store, (topics, groups), &header)?;
+    // Without force a group is only sent back, never over messages that it has not seen.
+    resets.retain(|(key, to)| {
+        let at = offsets.get(key.group.as_str(), key.topic.as_str(), key.queue);
+        header.is_force || at.is_some_and(|at| at > *to)
+    });
+    Ok(resets)
+}
+
+/// Where a reset sends a group in each queue that it names.
+pub(super) fn targets(
+    store: &Store,
+    (topics, groups): (&Topics, &Groups),
+    header: &ResetOffsetHeader,
+) -> Result<Vec<(Key, QueueOffset)>, Reply> {
     let group = known_group(groups, &header.group)?;
     let topic = known_topic(topics, &header.topic)?;
     let queues = match header.queue_id.and_then(QueueId::from_wire) {
@@ -171,16 +191,11 @@ fn resets(
         Some(queue) => queue.get()..queue.get() + 1,
         None => 0..topic.read_queues(),
     };
-    let mut resets = Vec::new();
-    for queue in queues.map(QueueId::new) {
-        let to = target(store, store.find_queue(topic.name.as_str(), queue).as_deref(), &header)?;
-        let behind = offsets.get(group.as_str(), topic.name.as_str(), queue).is_none_or(|at| at <= to);
-        // Without force a group is only sent back, never over messages that it has not seen.
-        if header.is_force || !behind {
-            resets.push((Key { group: group.clone(), topic: topic.name.clone(), queue }, to));
-        }
-    }
-    Ok(resets)
+    let target = |queue| {
+        let to = target(store, store.find_queue(topic.name.as_str(), queue).as_deref(), header)?;
+        Ok((Key { group: group.clone(), topic: topic.name.clone(), queue }, to))
+    };
+    queues.map(|queue| target(QueueId::new(queue))).collect()
 }
 
 /// Where a reset sends the group in one queue: always between the queue's ends.

@@ -1,15 +1,19 @@
-//! What the broker asks of its clients, as frames: codes 39 and 40, and whatever a service calls a peer for.
+//! What the broker asks of its clients, as frames: codes 39, 40 and 220, and whatever a service calls a peer for.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use gantry_proto::remoting::codes::RequestCode;
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::offsets::{ResetOffsetBody, ResetOffsetBodyForC};
+use gantry_proto::remoting::body::queues::MessageQueue;
+use gantry_proto::remoting::codes::{Language, RequestCode};
 use gantry_proto::remoting::frame::Serialize;
 use gantry_proto::remoting::header::{ExtWrite, Head};
 use gantry_proto::remoting::request::member::ConsumerGroupHeader;
+use gantry_proto::remoting::request::offset::ResetOffsetHeader;
 use gantry_proto::remoting::request::transaction::CheckTransactionStateHeader;
 
 use super::connection::Connection;
-use crate::groups::members::Notice;
+use crate::groups::members::{Notice, OffsetReset};
 
 /// Numbers of requests to clients that are not answered. Calls have their own: an answer's is looked up among them.
 static OPAQUE: AtomicI32 = AtomicI32::new(1);
@@ -42,12 +46,37 @@ pub(super) fn write(connection: &mut Connection, notice: &Notice) {
             };
             ask(connection, RequestCode::CheckTransactionState, &header, &message);
         }
+        Notice::ResetOffsets(reset) => reset_offsets(connection, reset),
         Notice::Call { opaque } => {
             let Some(call) = connection.caller.outbox.take_call(*opaque) else { return }; // nobody waits any more
             let head = Head::request(call.code.code(), *opaque);
             connection.answer(Serialize::Json, &head, &call.ext, &call.body);
         }
     }
+}
+
+fn reset_offsets(connection: &mut Connection, reset: &OffsetReset) {
+    let header = ResetOffsetHeader {
+        topic: reset.topic.as_str().to_owned(),
+        group: reset.group.as_str().to_owned(),
+        timestamp: reset.timestamp.get(),
+        is_force: true,
+        ..ResetOffsetHeader::default()
+    };
+    let broker = &connection.services.config.node.name;
+    let queue = |queue_id| MessageQueue {
+        broker_name: broker.clone(),
+        queue_id,
+        topic: reset.topic.as_str().to_owned(),
+    };
+    let offsets = reset.offsets.iter();
+    let offset_table = offsets.map(|(id, offset)| (queue(id.to_wire()), offset.to_wire())).collect();
+    let body = ResetOffsetBody { offset_table };
+    let body = match connection.caller.language {
+        Language::Cpp => ResetOffsetBodyForC::from(&body).to_json(),
+        _ => body.to_json(),
+    };
+    ask(connection, RequestCode::ResetConsumerClientOffset, &header, &body);
 }
 
 fn ask(connection: &mut Connection, code: RequestCode, header: &impl ExtWrite, body: &[u8]) {

@@ -46,7 +46,7 @@ pub fn view_message(store: &Store, request: &OwnedCommand) -> Reply {
 }
 
 /// The record at `at`, if it is one that consumers may see: what is not kept yet may still be lost.
-fn visible_record(store: &Store, at: PhyOffset) -> Result<LogSlice, ReadError> {
+pub(super) fn visible_record(store: &Store, at: PhyOffset) -> Result<LogSlice, ReadError> {
     if at >= store.visible_offset() {
         return Err(ReadError::Nothing { at });
     }

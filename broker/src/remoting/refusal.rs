@@ -5,6 +5,7 @@ use gantry_proto::remoting::codes::ResponseCode;
 use super::context::{Reply, chain};
 use crate::deliver::expressions::{FilterError, WantedError};
 use crate::deliver::retry::SendBackError;
+use crate::groups::members::CallError;
 use crate::groups::offsets::CommitError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
@@ -139,6 +140,15 @@ fn commit(error: &CommitError) -> ResponseCode {
         CommitError::Append(error) => append(error),
         CommitError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
         CommitError::Encode(_) | CommitError::StateQueue(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a client did not answer an operator's question.
+pub(super) fn call(error: &CallError) -> ResponseCode {
+    match error {
+        CallError::Gone => ResponseCode::SystemError,
+        CallError::Silent(_) => ResponseCode::ConsumeMsgTimeout,
+        CallError::Busy { .. } => ResponseCode::SystemBusy,
     }
 }
 

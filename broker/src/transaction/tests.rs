@@ -162,7 +162,7 @@ impl Broker {
         std::iter::from_fn(|| inbox.try_recv().ok())
             .filter_map(|notice| match notice {
                 Notice::CheckTransaction(request) => Some(*request),
-                Notice::MembersChanged { .. } | Notice::Call { .. } => None,
+                _ => None,
             })
             .collect()
     }

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 pub use calls::{ANSWER_WITHIN, Call, CallAnswer, CallError};
-pub use peer::{CheckRequest, Notice, Outbox, Peer};
+pub use peer::{CheckRequest, Notice, OffsetReset, Outbox, Peer};
 pub use unite::Wanted;
 
 /// Subscriptions that one member may have in one group.
@@ -279,6 +279,12 @@ impl Members {
                 .collect(),
             conflicts: group.conflicts.clone(),
         })
+    }
+
+    /// The connection of one member of a consumer group.
+    pub fn consumer(&self, group: &str, client_id: &str) -> Option<Arc<Peer>> {
+        let table = self.lock();
+        Some(Arc::clone(&table.consumers.get(group)?.members.get(client_id)?.peer))
     }
 
     /// A consumer group's message model; `None` when nobody is online.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_proto::ids::{PhyOffset, QueueOffset};
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::codes::Language;
 use tokio::sync::mpsc;
@@ -25,11 +25,26 @@ pub enum Notice {
     },
     /// What became of this half message?
     CheckTransaction(Box<CheckRequest>),
+    /// Consumers that keep their offsets themselves go on elsewhere.
+    ResetOffsets(Arc<OffsetReset>),
     /// The call with this number waits to be sent: [`Outbox::take_call`] gives it.
     Call {
         /// The number that pairs the answer with it.
         opaque: i32,
     },
+}
+
+/// Where the members of a broadcasting group are to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetReset {
+    /// The group.
+    pub group: GroupName,
+    /// The topic.
+    pub topic: TopicName,
+    /// The time that the operator named.
+    pub timestamp: Millis,
+    /// The next message of each queue.
+    pub offsets: Vec<(QueueId, QueueOffset)>,
 }
 
 /// What a producer is asked about a half message. The message itself, which may be long, is read when the
