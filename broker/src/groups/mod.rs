@@ -42,6 +42,11 @@ const SYSTEM_GROUPS: &[&str] = &[
 /// Groups that one client may be in.
 const GROUPS_PER_CLIENT_MAX: usize = 1024;
 
+/// Topics that one group may be forbidden.
+const FORBIDDEN_MAX: usize = 4096;
+/// The bit of a topic that a group may not read, where Apache's brokers have it.
+const FORBIDDEN_READ: i32 = 1 << 2;
+
 /// One consumer group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
@@ -49,9 +54,43 @@ pub struct Group {
     pub name: GroupName,
     /// Its configuration, as tools see it.
     pub config: SubscriptionGroupConfig,
+    /// Bits of what it may not do, by topic; none of them is 0. See [`FORBIDDEN_READ`].
+    forbidden: BTreeMap<String, i32>,
+}
+
+/// Whether a group may read a topic, as an operator says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It may.
+    Allowed,
+    /// Its pulls are refused.
+    Forbidden,
 }
 
 impl Group {
+    /// Whether the group may read the topic.
+    pub fn reading(&self, topic: &str) -> Reading {
+        // Hardly a group has any.
+        let bits = if self.forbidden.is_empty() { None } else { self.forbidden.get(topic) };
+        if bits.is_some_and(|bits| bits & FORBIDDEN_READ != 0) {
+            Reading::Forbidden
+        } else {
+            Reading::Allowed
+        }
+    }
+
+    /// The same group with a topic taken or given back.
+    fn with_reading(&self, topic: &TopicName, reading: Reading) -> Self {
+        let mut group = self.clone();
+        let bits = group.forbidden.entry(topic.to_string()).or_default();
+        match reading {
+            Reading::Allowed => *bits &= !FORBIDDEN_READ,
+            Reading::Forbidden => *bits |= FORBIDDEN_READ,
+        }
+        group.forbidden.retain(|_, bits| *bits != 0);
+        group
+    }
+
     /// Attempts after which a message goes to the dead letters. `asked` is what the consumer itself wants,
     /// where it says so.
     pub fn retry_max(&self, asked: Option<i32>) -> i32 {
@@ -91,6 +130,14 @@ pub enum GroupError {
     Full {
         /// The bound.
         max: usize,
+    },
+    /// The group is forbidden too many topics.
+    #[error(
+        "group {group} is forbidden {FORBIDDEN_MAX} topics, which is the limit: disable the group instead"
+    )]
+    Forbidden {
+        /// The group.
+        group: GroupName,
     },
     /// The change is not on the disk.
     #[error(transparent)]
@@ -145,19 +192,22 @@ impl Groups {
         let path = config_dir.join("subscriptionGroup.json");
         let read = load_json(&path, |bytes| SubscriptionGroupTable::from_json(bytes).ok())?;
         let mut rest = read.unwrap_or_default();
+        let mut forbidden = rest.forbidden_table.take().unwrap_or_default();
         let mut entries = HashMap::new();
         for (name, mut config) in std::mem::take(&mut rest.subscription_group_table) {
             match GroupName::storable(&name) {
                 Ok(name) => {
                     name.as_str().clone_into(&mut config.group_name);
-                    entries.insert(name.clone(), Arc::new(Group { name, config }));
+                    let mut forbidden = forbidden.remove(name.as_str()).unwrap_or_default();
+                    forbidden.retain(|_, bits| *bits != 0);
+                    entries.insert(name.clone(), Arc::new(Group { name, config, forbidden }));
                 }
                 Err(error) => {
                     tracing::warn!(group = name, %error, "subscriptionGroup.json names a group that cannot exist; it is left out");
                 }
             }
         }
-        rest.forbidden_table.get_or_insert_default();
+        rest.forbidden_table = Some(forbidden);
         let groups =
             Self { entries: SavedTable::new(path, entries, rest.data_version), rest, defaults, clock };
         let missing = SYSTEM_GROUPS.iter().filter(|name| groups.get(name).is_none());
@@ -197,13 +247,36 @@ impl Groups {
     /// Creates a group or changes it, as an operator says. No change is a success.
     pub fn declare(&self, config: SubscriptionGroupConfig) -> Result<Arc<Group>, GroupError> {
         let name = parse(&config.group_name)?;
-        let group = Group { name: name.clone(), config };
         let declared = self.change(&name, |current, entries| match current {
-            Some(current) if **current == group => Ok(Next::Keep),
+            Some(current) if current.config == config => Ok(Next::Keep),
             None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
-            _ => Ok(Next::Put(group)),
+            _ => {
+                let forbidden = current.map(|current| current.forbidden.clone()).unwrap_or_default();
+                Ok(Next::Put(Group { name: name.clone(), config, forbidden }))
+            }
         })?;
         Ok(declared.expect("the decision leaves a group"))
+    }
+
+    /// Takes a topic from a group, or gives it back. `NotExist` when there is no such group.
+    pub fn set_reading(
+        &self,
+        name: &GroupName,
+        topic: &TopicName,
+        reading: Reading,
+    ) -> Result<Arc<Group>, GroupError> {
+        let changed = self.change(name, |current, _| {
+            let current = current.ok_or_else(|| GroupError::NotExist(name.to_string()))?;
+            if current.reading(topic.as_str()) == reading {
+                return Ok(Next::Keep);
+            }
+            let next = current.with_reading(topic, reading);
+            if next.forbidden.len() > FORBIDDEN_MAX {
+                return Err(GroupError::Forbidden { group: name.clone() });
+            }
+            Ok(Next::Put(next))
+        })?;
+        Ok(changed.expect("the decision leaves a group"))
     }
 
     /// Forgets a group's configuration. `NotExist` when there is none.
@@ -275,13 +348,17 @@ impl Groups {
             retry_max_times: self.defaults.retry_max,
             ..SubscriptionGroupConfig::default()
         };
-        Group { name: name.clone(), config }
+        Group { name: name.clone(), config, forbidden: BTreeMap::new() }
     }
 
     fn body(&self, all: &BTreeMap<GroupName, Arc<Group>>, version: DataVersion) -> SubscriptionGroupTable {
         let config = |(name, group): (&GroupName, &Arc<Group>)| (name.to_string(), group.config.clone());
+        let mut forbidden = self.rest.forbidden_table.clone().unwrap_or_default();
+        let some = all.iter().filter(|(_, group)| !group.forbidden.is_empty());
+        forbidden.extend(some.map(|(name, group)| (name.to_string(), group.forbidden.clone())));
         SubscriptionGroupTable {
             data_version: version,
+            forbidden_table: Some(forbidden),
             subscription_group_table: all.iter().map(config).collect(),
             ..self.rest.clone()
         }

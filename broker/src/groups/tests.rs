@@ -135,3 +135,16 @@ fn a_heartbeat_makes_the_group_and_its_retry_topic() {
     data.client_id.clear();
     assert!(matches!(groups.heartbeat(&topics, &members, &data, &peer), Err(HeartbeatError::NoClientId)));
 }
+
+#[test]
+fn forbidden_topics_are_in_the_file() {
+    let dir = TempDir::new().unwrap();
+    let open = || Groups::open(dir.path(), GroupsConfig::default(), fixture::clock()).unwrap();
+    let groups = open();
+    let group = groups.get_or_create("g").unwrap();
+    groups.set_reading(&group.name, &TopicName::internal("T"), Reading::Forbidden).unwrap();
+    let group = open().get("g").unwrap();
+    assert_eq!((group.reading("T"), group.reading("U")), (Reading::Forbidden, Reading::Allowed));
+    open().delete("g").unwrap();
+    assert!(open().table().forbidden_table.unwrap().is_empty());
+}

@@ -8,7 +8,8 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{
-    consumer, group, lock, member, offset, pull, query, route, send, status, timer, topic, transaction,
+    consumer, group, lock, member, offset, progress, pull, query, route, send, status, timer, topic,
+    transaction, upkeep,
 };
 use crate::groups::members::CallAnswer;
 
@@ -69,6 +70,16 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetConsumerRunningInfo => return consumer::running_info(members, request),
         Code::ConsumeMessageDirectly => return consumer::consume_directly(services, request),
         Code::InvokeBrokerToGetConsumerStatus => return consumer::status(members, request),
+        Code::GetBrokerConsumeStats => {
+            return progress::of_broker(services, services.store_host(caller), request);
+        }
+        Code::CloneGroupOffset => return progress::clone_offsets(services, request),
+        Code::CleanExpiredConsumequeue | Code::DeleteExpiredCommitlog => {
+            return upkeep::clean_expired(&services.store);
+        }
+        Code::CleanUnusedTopic => {
+            return upkeep::clean_unused_topics(&services.topics, &services.store);
+        }
         Code::DeleteTopicInBroker => {
             let queues = (&services.store, &services.polls);
             return topic::delete((topics, locks), &services.offsets, queues, request);
@@ -96,6 +107,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::BrokerHeartbeat => route::broker_heartbeat(routes, request),
         Code::WipeWritePermOfBroker => route::wipe_write_perm(routes, request),
         Code::AddWritePermOfBroker => route::add_write_perm(routes, request),
+        Code::RegisterTopicInNamesrv => route::register_topic(routes, request),
         Code::DeleteTopicInNamesrv => route::forget_topic(routes, request),
         Code::UpdateNamesrvConfig => route::update_settings(),
         Code::GetNamesrvConfig => route::get_settings(routes, &services.config, caller),
@@ -107,6 +119,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetMaxOffset => query::get_max_offset(store, topics, request),
         Code::GetMinOffset => query::get_min_offset(store, topics, request),
         Code::GetEarliestMsgStoretime => query::get_earliest_store_time(store, topics, request),
+        Code::QueryConsumeQueue => query::query_queue(store, members, request),
         Code::GetAllConsumerOffset => offset::all_offsets(offsets),
         Code::GetAllDelayOffset => offset::delay_offsets(store),
         Code::HeartBeat => {
@@ -132,6 +145,10 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetAllSubscriptiongroupConfig => group::all(groups, request),
         Code::GetSubscriptiongroupConfig => group::get(groups, request),
         Code::GetConsumeStats => group::stats((topics, members, offsets), store, broker, request),
+        Code::QuerySubscriptionByConsumer => group::subscription(members, request),
+        Code::UpdateAndGetGroupForbidden => group::forbid((groups, topics), request),
+        Code::QueryConsumeTimeSpan => progress::time_span((topics, offsets), store, broker, request),
+        Code::QueryCorrectionOffset => progress::corrections((topics, offsets), store, request),
         Code::QueryTopicsByConsumer => group::topics_of(offsets, request),
         Code::GetBrokerConfig => {
             status::config(&services.config, topics.data_version(), services.broker_port)

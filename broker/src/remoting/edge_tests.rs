@@ -12,6 +12,7 @@ use gantry_proto::remoting::body::heartbeat::{HeartbeatData, ProducerData};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::{Frame, Serialize};
 use gantry_proto::remoting::header::{Command, ExtWrite, FLAG_ONEWAY, Head, OwnedCommand, encode_frame};
+use gantry_proto::remoting::request::group::GroupForbiddenHeader;
 use gantry_proto::remoting::request::pull::{PullMessageHeader, sys_flag};
 use gantry_proto::remoting::request::send::SendMessageHeader;
 use gantry_proto::remoting::request::topic::TopicHeader;
@@ -228,6 +229,27 @@ async fn a_pull_that_may_not_wait_is_refused() {
     let refused = hear(&mut stream).await;
     assert_eq!(refused.code, ResponseCode::SystemBusy.code());
     assert!(refused.remark.expect("a remark").contains("1 pulls wait already"));
+    broker.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn a_group_pulls_nothing_of_a_topic_that_it_is_forbidden() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let broker = start(&dir).await;
+    let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
+    ask(&mut stream, RequestCode::SendMessage, &message(""), b"one").await;
+    assert_eq!(hear(&mut stream).await.code, 0);
+    for (readable, code) in [(None, 0), (Some(false), 16), (Some(true), 0)] {
+        if readable.is_some() {
+            let header =
+                GroupForbiddenHeader { group: "consumers".to_owned(), topic: "T".to_owned(), readable };
+            ask(&mut stream, RequestCode::UpdateAndGetGroupForbidden, &header, b"").await;
+            assert_eq!(hear(&mut stream).await.code, 0);
+        }
+        ask(&mut stream, RequestCode::PullMessage, &pull(), b"").await;
+        let answer = hear(&mut stream).await;
+        assert_eq!(answer.code, code, "{:?}", answer.remark);
+    }
     broker.stop().await.expect("stopped");
 }
 

@@ -1,5 +1,5 @@
-//! Consumer groups as operators see them: declare (200, 225), delete (207), list (201, 352), measure (208),
-//! and what they consume (343).
+//! Consumer groups as operators see them: declare (200, 225), delete (207), list (201, 352), measure (208), what they
+//! consume (343, 345) and may not consume (353).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,25 +8,26 @@ use gantry_proto::ids::{Millis, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::group::{
-    SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable,
+    GroupForbidden, SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable,
 };
+use gantry_proto::remoting::body::heartbeat::QuerySubscriptionResponseBody;
 use gantry_proto::remoting::body::lists::TopicList;
 use gantry_proto::remoting::body::stats::{ConsumeStats, OffsetWrapper};
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::group::{
     DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetAllSubscriptionGroupResponse,
-    GetConsumeStatsHeader, GroupHeader,
+    GetConsumeStatsHeader, GroupForbiddenHeader, GroupHeader, QuerySubscriptionByConsumerHeader,
 };
 
 use super::context::{Handled, Reply, settle};
 use super::member::body_of;
-use super::offset::message_queue;
+use super::offset::{known_group, known_topic, message_queue};
 use super::topic::page;
-use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::groups::offsets::{Key, Offsets};
+use crate::groups::{GroupError, Groups, Reading};
 use crate::store::{Queue, Store};
 use crate::topics::Topics;
 
@@ -106,6 +107,35 @@ pub fn topics_of(offsets: &Offsets, request: &OwnedCommand) -> Reply {
     })
 }
 
+/// Code 345: what the online members of a group subscribe to in a topic.
+pub fn subscription(members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: QuerySubscriptionByConsumerHeader = request.header()?;
+        let subscription_data =
+            members.subscription(&header.group, &header.topic).map(|subscription| (*subscription).clone());
+        let body =
+            QuerySubscriptionResponseBody { group: header.group, subscription_data, topic: header.topic };
+        Ok(Reply::body(body.to_json()))
+    })
+}
+
+/// Code 353: takes a topic from a group or gives it back, and tells whether the group may read it.
+pub fn forbid((groups, topics): (&Groups, &Topics), request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: GroupForbiddenHeader = request.header()?;
+        let group = known_group(groups, &header.group)?;
+        let topic = known_topic(topics, &header.topic)?;
+        let group = match header.readable {
+            Some(true) => groups.set_reading(&group, &topic.name, Reading::Allowed)?,
+            Some(false) => groups.set_reading(&group, &topic.name, Reading::Forbidden)?,
+            None => groups.get(group.as_str()).ok_or_else(|| GroupError::NotExist(group.to_string()))?,
+        };
+        let readable = Some(group.reading(topic.name.as_str()) == Reading::Allowed);
+        let body = GroupForbidden { group: header.group, readable, topic: header.topic };
+        Ok(Reply::body(body.to_json()))
+    })
+}
+
 /// Code 208: how far the group is, queue by queue.
 pub fn stats(
     (topics, members, offsets): (&Topics, &Members, &Offsets),
@@ -146,7 +176,8 @@ fn measured(members: &Members, offsets: &Offsets, header: &GetConsumeStatsHeader
     known.filter(|topic| !online || members.subscription(group, topic.as_str()).is_some()).collect()
 }
 
-fn standing(offsets: &Offsets, store: &Store, key: &Key) -> OffsetWrapper {
+/// Where a group is in a queue.
+pub(super) fn standing(offsets: &Offsets, store: &Store, key: &Key) -> OffsetWrapper {
     let queue = store.find_queue(key.topic.as_str(), key.queue);
     let at = offsets.get(key.group.as_str(), key.topic.as_str(), key.queue).unwrap_or_default();
     OffsetWrapper {

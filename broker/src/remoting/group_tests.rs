@@ -90,3 +90,34 @@ async fn progress_is_measured_and_goes_with_the_group() {
     assert_eq!(delete(true).await.code, 0);
     assert!(world.offsets.of_group("g").is_empty());
 }
+
+#[tokio::test]
+async fn a_group_may_be_forbidden_a_topic() {
+    let world = World::new();
+    world.topic("T", 1);
+    world.groups.get_or_create("g").unwrap();
+    let set = |group: &str, topic: &str, readable| {
+        let header = GroupForbiddenHeader { group: group.to_owned(), topic: topic.to_owned(), readable };
+        forbid((&world.groups, &world.topics), &request(&header))
+    };
+    let readable = |reply: &Reply| GroupForbidden::from_json(&reply.body).unwrap().readable;
+    assert_eq!(readable(&set("g", "T", None)), Some(true));
+    assert_eq!(readable(&set("g", "T", Some(false))), Some(false));
+    assert_eq!(readable(&set("g", "T", None)), Some(false));
+    // A changed configuration gives nothing back.
+    world.groups.declare(config("g", 3)).unwrap();
+    assert_eq!(readable(&set("g", "T", None)), Some(false));
+    let table = world.groups.table().forbidden_table.unwrap();
+    assert_eq!(table["g"]["T"], 4, "the bit that Apache's brokers set");
+    assert_eq!(text(&set("g", "T", Some(true))), r#"{"group":"g","readable":true,"topic":"T"}"#);
+    assert!(world.groups.table().forbidden_table.unwrap().is_empty());
+    assert_eq!((set("x", "T", None).code, set("g", "X", None).code), (26, 17));
+}
+
+#[test]
+fn what_a_group_subscribes_to_is_told_also_when_it_is_nothing() {
+    let world = World::new();
+    let header = QuerySubscriptionByConsumerHeader { group: "g".to_owned(), topic: "T".to_owned() };
+    let reply = subscription(&world.members, &request(&header));
+    assert_eq!((reply.code, text(&reply)), (0, r#"{"group":"g","topic":"T"}"#));
+}

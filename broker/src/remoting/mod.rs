@@ -19,6 +19,7 @@ mod member;
 mod offset;
 mod outbound;
 pub mod pace;
+mod progress;
 mod pull;
 pub mod query;
 mod refusal;
@@ -28,6 +29,7 @@ mod status;
 mod timer;
 mod topic;
 mod transaction;
+mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use super::refusal;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
+use crate::groups::Reading;
 use crate::groups::offsets::Key;
 use crate::store::LogRuns;
 
@@ -191,6 +192,10 @@ fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepar
         );
         (ResponseCode::InvalidParameter, why)
     })?;
+    if group.reading(topic.name.as_str()) == Reading::Forbidden {
+        let why = format!("group {} is forbidden to read topic {}: allow it first", group.name, topic.name);
+        return Err((ResponseCode::NoPermission, why));
+    }
     let filter = subscription(services, header)?;
     let queue = services
         .store

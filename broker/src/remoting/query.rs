@@ -1,5 +1,5 @@
-//! Looking at what is stored: a message by its place (33), messages by key (12), and the offsets of a
-//! queue (29 to 32).
+//! Looking at what is stored: a message by its place (33), messages by key (12), the offsets of a queue (29 to 32), and
+//! its entries (321).
 //!
 //! Everything is read through maps of the files: what is not in memory costs a page fault on the
 //! connection's thread, which these rare requests are worth.
@@ -8,14 +8,20 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::record::RecordView;
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::stats::{ConsumeQueueData, QueryConsumeQueueResponseBody};
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::offset::{
     EarliestMsgStoretimeResponse, GetMaxOffsetHeader, GetMinOffsetHeader, OffsetResponse, SearchOffsetHeader,
 };
-use gantry_proto::remoting::request::query::{QueryMessageHeader, QueryMessageResponse, ViewMessageHeader};
+use gantry_proto::remoting::request::query::{
+    QueryConsumeQueueHeader, QueryMessageHeader, QueryMessageResponse, ViewMessageHeader,
+};
 
 use super::context::{Reply, chain, settle, short};
+use crate::deliver::filter::{Filter, Verdict};
+use crate::groups::members::Members;
 use crate::routes::OwnTopics;
 use crate::store::{LogSlice, Queue, ReadError, Store};
 
@@ -27,6 +33,8 @@ const UNIQUE_MESSAGES: usize = 32;
 const LOOKED_AT_MAX: usize = 4096;
 /// Room in a frame for everything but the body.
 const HEADER_ROOM: usize = 4096;
+/// Entries of one answer to code 321, at the most.
+const ENTRIES_MAX: usize = 1024;
 /// Blank entries that are passed over to find a queue's first message.
 const BLANKS_MAX: usize = 1024;
 
@@ -247,6 +255,56 @@ pub fn get_earliest_store_time(store: &Store, topics: &dyn OwnTopics, request: &
         });
         let timestamp = first.map_or(-1, Millis::get);
         Ok(Reply::header(&EarliestMsgStoretimeResponse { timestamp }))
+    })
+}
+
+/// Code 321: entries of a queue, and which of them a group's subscription may want.
+pub fn query_queue(store: &Store, members: &Members, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: QueryConsumeQueueHeader = request.header()?;
+        let id = QueueId::from_wire(header.queue_id);
+        let queue = id.and_then(|id| store.find_queue(&header.topic, id)).ok_or_else(|| {
+            let why =
+                format!("nothing is in queue {} of {}: check both", header.queue_id, short(&header.topic));
+            Reply::refused(ResponseCode::SystemError, why)
+        })?;
+        let mut body = QueryConsumeQueueResponseBody {
+            max_queue_index: queue.max().to_wire(),
+            min_queue_index: queue.min().to_wire(),
+            ..QueryConsumeQueueResponseBody::default()
+        };
+        let mut filter = None;
+        if let Some(group) = header.consumer_group.as_deref().filter(|group| !group.is_empty()) {
+            let subscription = members.subscription(group, &header.topic);
+            body.subscription_data = subscription.as_deref().cloned();
+            filter = subscription.map(|subscription| match subscription.expression_type.as_str() {
+                "" | "TAG" => Filter::of(&subscription.tags_set),
+                // Entries tell nothing of properties: each may be wanted.
+                _ => Filter::All,
+            });
+            if filter.is_none() {
+                let topic = short(&header.topic);
+                body.filter_data = Some(format!("no member of {} subscribes to {topic}", short(group)));
+            }
+        }
+        let count = usize::try_from(header.count).unwrap_or(0).min(ENTRIES_MAX);
+        let from = QueueOffset::from_wire(header.index).unwrap_or_default().max(queue.min());
+        let mut entries = Vec::new();
+        queue.entries(from, count, &mut entries);
+        body.queue_data = entries
+            .iter()
+            .filter(|entry| !entry.is_blank())
+            .map(|entry| ConsumeQueueData {
+                eval: filter
+                    .as_ref()
+                    .is_some_and(|filter| filter.by_entry(entry.tags_code) != Verdict::Unwanted),
+                physic_offset: entry.phy.to_wire(),
+                physic_size: i32::try_from(entry.size).unwrap_or(i32::MAX),
+                tags_code: entry.tags_code,
+                ..ConsumeQueueData::default()
+            })
+            .collect();
+        Ok(Reply::body(body.to_json()))
     })
 }
 

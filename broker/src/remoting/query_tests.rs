@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::fixture::{NOW, clock, store};
+use crate::fixture::{self, NOW, clock, store};
 use crate::routes::fixture::{FixedTopics, topics};
 use crate::store::{Batch, Placed};
 
@@ -252,5 +252,43 @@ async fn ends_of_queues_and_what_is_no_queue() {
             assert_eq!(refused.code, 29, "{queue}");
             assert!(refused.remark.unwrap().contains("0 to 3"));
         }
+    }
+}
+
+#[tokio::test]
+async fn entries_of_a_queue_are_listed() {
+    let world = world();
+    let sent = world.send(&[("TAGS", "TagA")], b"one").await;
+    for _ in 0..3 {
+        world.send(&[("TAGS", "TagB")], b"other").await;
+    }
+    let members = fixture::World::new().members;
+    let list = |queue_id, index, count, group: Option<&str>| {
+        let header = QueryConsumeQueueHeader {
+            topic: "t".to_owned(),
+            queue_id,
+            index,
+            count,
+            consumer_group: group.map(str::to_owned),
+        };
+        query_queue(&world.store, &members, &OwnedCommand::request(321, &header))
+    };
+    let body = |reply: &Reply| QueryConsumeQueueResponseBody::from_json(&reply.body).unwrap();
+    let first = body(&list(1, 0, 1, None));
+    let theirs =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/broker_admin_samples.json"));
+    let theirs = gantry_proto::json::parse(theirs.as_bytes()).unwrap();
+    let theirs = theirs["321 {index=0, count=3, topic=VecNormal, queueId=0}"]["body"].as_str().unwrap();
+    let theirs = QueryConsumeQueueResponseBody::from_json(theirs.as_bytes()).unwrap();
+    assert_eq!(first.queue_data[0].tags_code, theirs.queue_data[0].tags_code);
+    assert_eq!(first.queue_data[0].physic_offset, sent.phy.to_wire());
+    assert_eq!((first.min_queue_index, first.max_queue_index), (0, 4));
+    assert_eq!(body(&list(1, 2, 100, None)).queue_data.len(), 2);
+    assert_eq!(body(&list(1, 100, 100, None)).queue_data.len(), 0);
+    assert_eq!(body(&list(1, -5, i32::MIN, None)).queue_data.len(), 0);
+    let absent = body(&list(1, 0, 1, Some("g"))).filter_data.unwrap();
+    assert_eq!(absent, "no member of g subscribes to t");
+    for queue in [0, -1] {
+        assert_eq!(list(queue, 0, 1, None).code, 1);
     }
 }

@@ -158,7 +158,7 @@ fn group(error: &GroupError) -> ResponseCode {
         GroupError::Illegal { .. } => ResponseCode::InvalidParameter,
         GroupError::NotExist(_) => ResponseCode::SubscriptionGroupNotExist,
         GroupError::System(_) => ResponseCode::NoPermission,
-        GroupError::Full { .. } => ResponseCode::SystemBusy,
+        GroupError::Full { .. } | GroupError::Forbidden { .. } => ResponseCode::SystemBusy,
         GroupError::Save(_) => ResponseCode::SystemError,
     }
 }

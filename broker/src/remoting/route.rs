@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::cluster::GetBrokerMemberGroupResponseBody;
 use gantry_proto::remoting::body::lists::{KvTable, TopicList};
+use gantry_proto::remoting::body::route::RouteData;
 use gantry_proto::remoting::body::topic::DataVersion;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::header::OwnedCommand;
@@ -16,9 +17,10 @@ use gantry_proto::remoting::request::nameserver::{
     PutKvConfigHeader, QueryDataVersionResponse, RegisterBrokerHeader, RegisterBrokerResponse,
     WipeWritePermResponse,
 };
-use gantry_proto::remoting::request::topic::DeleteTopicInNamesrvHeader;
+use gantry_proto::remoting::request::topic::{DeleteTopicInNamesrvHeader, TopicHeader};
 
 use super::context::{Caller, Reply, chain, settle, short};
+use super::member::body_of;
 use crate::config::Config;
 use crate::routes::kv::ORDER_TOPIC_CONFIG;
 use crate::routes::{BrokerIdentity, Embedded, Inventory, Registration, Registry, TopicQueues, answer};
@@ -185,6 +187,18 @@ pub fn register_broker(routes: &Embedded, request: &OwnedCommand, caller: &Calle
             Some(table) => reply.with_body(KvTable { table }.to_json()),
             None => reply,
         })
+    })
+}
+
+/// Code 217: a topic of other brokers, until they register again without it.
+pub fn register_topic(routes: &dyn Registry, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: TopicHeader = request.header()?;
+        let body: RouteData = body_of(request)?;
+        routes
+            .add_topic(&header.topic, &body.queue_datas)
+            .map_err(|error| Reply::refused(ResponseCode::SystemError, error.to_string()))?;
+        Ok(Reply::ok())
     })
 }
 

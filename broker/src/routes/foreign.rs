@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_proto::ids::Millis;
-use gantry_proto::remoting::body::route::{BrokerData, MASTER_ID, RouteData};
+use gantry_proto::remoting::body::route::{BrokerData, MASTER_ID, QueueData, RouteData};
 use gantry_proto::remoting::body::topic::DataVersion;
 
 use super::registration::{Inventory, TopicQueues};
@@ -88,6 +88,12 @@ pub enum RegisterError {
         name: String,
         /// Which replica.
         id: i64,
+    },
+    /// A topic for a broker that is not registered here.
+    #[error("no broker named {name} is registered: let it register first, or declare the topic with it")]
+    NoBroker {
+        /// Its name.
+        name: String,
     },
     /// Too many brokers.
     #[error("{BROKERS_MAX} brokers are registered, which is the limit: unregister some first")]
@@ -271,6 +277,27 @@ impl Foreign {
                 set.topics.remove(topic);
             }
         }
+    }
+
+    /// Adds a topic to brokers that are here.
+    pub(super) fn add_topic(&mut self, topic: &str, queues: &[QueueData]) -> Result<(), RegisterError> {
+        if !is_name(topic) {
+            return Err(RegisterError::Name { what: "topic", len: topic.len() });
+        }
+        if let Some(none) = queues.iter().find(|data| !self.sets.contains_key(&data.broker_name)) {
+            let name = none.broker_name.chars().take(NAME_BYTES_MAX).collect();
+            return Err(RegisterError::NoBroker { name });
+        }
+        let topics = self.sets.values().map(|set| set.topics.len()).sum::<usize>() + queues.len();
+        if topics > TOPICS_MAX {
+            return Err(RegisterError::Topics { topics });
+        }
+        for data in queues {
+            if let Some(set) = self.sets.get_mut(&data.broker_name) {
+                set.topics.insert(topic.to_owned(), TopicQueues::from(data));
+            }
+        }
+        Ok(())
     }
 
     /// Takes or gives back the write permission of all topics; how many there are.

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::remoting::body::cluster::{BrokerMemberGroup, ClusterInfo};
-use gantry_proto::remoting::body::route::{BrokerData, RouteData};
+use gantry_proto::remoting::body::route::{BrokerData, QueueData, RouteData};
 use gantry_proto::remoting::body::topic::DataVersion;
 
 use crate::clock::Clock;
@@ -58,6 +58,9 @@ pub trait Registry: Send + Sync + fmt::Debug {
 
     /// Topics of one cluster, or of all, that `wanted` picks.
     fn topics(&self, cluster: Option<&str>, wanted: &dyn Fn(TopicQueues) -> bool) -> BTreeSet<String>;
+
+    /// Adds a topic to brokers that are registered. What this broker has is declared with itself.
+    fn add_topic(&self, topic: &str, queues: &[QueueData]) -> Result<(), RegisterError>;
 
     /// Forgets a topic of other brokers, in one cluster or in all. What this broker has itself stays:
     /// it is in its routes until it is deleted here.
@@ -216,6 +219,10 @@ impl Registry for Embedded {
         }
         self.table().foreign.add_topics(cluster, wanted, &mut topics);
         topics
+    }
+
+    fn add_topic(&self, topic: &str, queues: &[QueueData]) -> Result<(), RegisterError> {
+        self.table().foreign.add_topic(topic, queues)
     }
 
     fn forget_topic(&self, topic: &str, cluster: Option<&str>) {

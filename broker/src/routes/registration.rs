@@ -71,6 +71,17 @@ impl TopicQueues {
     }
 }
 
+impl From<&QueueData> for TopicQueues {
+    fn from(data: &QueueData) -> Self {
+        Self {
+            read: data.read_queue_nums,
+            write: data.write_queue_nums,
+            perm: data.perm,
+            sys_flag: data.topic_sys_flag,
+        }
+    }
+}
+
 impl From<&TopicConfig> for TopicQueues {
     fn from(config: &TopicConfig) -> Self {
         Self {

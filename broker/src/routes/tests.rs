@@ -234,3 +234,18 @@ fn registrations_that_break_a_rule_are_refused() {
     let topics = TOPICS_MAX + 1;
     assert_eq!(embedded.register(broker), Err(RegisterError::Topics { topics }));
 }
+
+#[test]
+fn a_topic_is_added_to_brokers_that_are_registered() {
+    let dir = TempDir::new().unwrap();
+    let embedded = registry(dir.path(), &[], clock());
+    embedded.register(registration(&["TopicTest", "other"])).unwrap();
+    let on = |broker: &str| vec![FOUR.on(broker)];
+    embedded.add_topic("added", &on("broker-b")).unwrap();
+    assert_eq!(brokers(&embedded.route("added", REACHED).unwrap()), ["broker-b"]);
+    let unknown = embedded.add_topic("more", &on("broker-x")).unwrap_err();
+    assert_eq!(unknown, RegisterError::NoBroker { name: "broker-x".to_owned() });
+    assert!(embedded.route("more", REACHED).is_none());
+    let long = "t".repeat(foreign::NAME_BYTES_MAX + 1);
+    assert!(matches!(embedded.add_topic(&long, &on("broker-b")), Err(RegisterError::Name { .. })));
+}
