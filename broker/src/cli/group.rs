@@ -1,5 +1,7 @@
 //! `gantry group`: create, list, describe, delete consumer groups.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use gantry_client::MessageQueue;
 use gantry_proto::ids::Millis;
@@ -210,6 +212,7 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
 }
 
 fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, lines: &[Line]) -> Value {
+    let conflicts = members.subscription_conflicts.clone().unwrap_or_default();
     let members: Vec<Value> = members
         .connection_set
         .iter()
@@ -234,6 +237,7 @@ fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, l
     if let Value::Object(fields) = &mut all {
         fields.insert("members".to_owned(), members.into());
         fields.insert("queues".to_owned(), queues.into());
+        fields.insert("conflicts".to_owned(), json!(conflicts));
         fields.insert("lag".to_owned(), lines.iter().map(Line::lag).sum::<i64>().into());
     }
     all
@@ -257,6 +261,9 @@ fn describe_text(
         ("subscriptions", subscriptions.join(" ")),
         ("lag", lines.iter().map(Line::lag).sum::<i64>().to_string()),
     ])?;
+    if let Some(conflicts) = members.subscription_conflicts.as_ref().filter(|all| !all.is_empty()) {
+        conflicts_text(output, conflicts)?;
+    }
     if !members.connection_set.is_empty() {
         let rows: Vec<Vec<String>> = members
             .connection_set
@@ -282,6 +289,25 @@ fn describe_text(
         })
         .collect();
     output.table(&["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"], &rows)
+}
+
+/// Members that do not subscribe alike: nothing is lost, but each gets what others asked for.
+fn conflicts_text(
+    output: &mut Output,
+    conflicts: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Result<(), Failure> {
+    let topics: Vec<&str> = conflicts.keys().map(String::as_str).collect();
+    let advice = "make the members' topics and expressions equal";
+    output.fields(&[("conflicts", format!("{}: {advice}", topics.join(" ")))])?;
+    let rows: Vec<Vec<String>> = conflicts
+        .iter()
+        .flat_map(|(topic, wishes)| wishes.iter().map(move |(id, wish)| (topic, id, wish)))
+        .map(|(topic, id, wish)| {
+            let wish = if wish.is_empty() { "nothing" } else { wish };
+            vec![topic.clone(), id.clone(), wish.to_owned()]
+        })
+        .collect();
+    output.table(&["CONFLICT", "MEMBER", "SUBSCRIBES TO"], &rows)
 }
 
 async fn delete(args: &Delete) -> Result<(), Failure> {

@@ -185,6 +185,7 @@ impl Expressions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::groups::members::Accord;
 
     fn data(kind: &str, text: &str, sub_version: i64) -> Arc<SubscriptionData> {
         Arc::new(SubscriptionData {
@@ -193,6 +194,11 @@ mod tests {
             sub_version,
             ..SubscriptionData::default()
         })
+    }
+
+    fn wanted(data: &Arc<SubscriptionData>, others: &[&Arc<SubscriptionData>]) -> Wanted {
+        let others = others.iter().map(|data| Arc::clone(data)).collect();
+        Wanted { data: Arc::clone(data), others, accord: Accord::Mixed }
     }
 
     #[test]
@@ -228,10 +234,6 @@ mod tests {
     fn a_group_gets_what_one_of_its_members_wants() {
         let expressions = Expressions::default();
         let good = data("SQL92", "a > 5", 1);
-        let wanted = |data: &Arc<SubscriptionData>, others: &[&Arc<SubscriptionData>]| Wanted {
-            data: Arc::clone(data),
-            others: others.iter().map(|data| Arc::clone(data)).collect(),
-        };
         assert!(matches!(expressions.of_group(&wanted(&good, &[]), 1), Ok(Filter::Sql(_))));
         let other = data("SQL92", "a < 2", 2);
         let Ok(Filter::Any(both)) = expressions.of_group(&wanted(&other, &[&good]), 1) else {
@@ -246,9 +248,9 @@ mod tests {
     fn a_member_that_cannot_be_served_takes_nothing_from_the_others() {
         let expressions = Expressions::default();
         let (good, bad) = (data("SQL92", "a > 5", 1), data("SQL92", "a >", 2));
-        let alone = Wanted { data: Arc::clone(&bad), others: Vec::new() };
+        let alone = wanted(&bad, &[]);
         assert!(matches!(expressions.of_group(&alone, 2), Err(WantedError::None(_))));
-        let both = Wanted { data: bad, others: vec![good] };
+        let both = wanted(&bad, &[&good]);
         assert!(matches!(expressions.of_group(&both, 1), Ok(Filter::Sql(_))));
         let error = expressions.of_group(&both, 2).unwrap_err();
         assert!(

@@ -1,6 +1,7 @@
 //! Who is in a group: heartbeats (34), leaving (35), subscriptions that can be served (46), and lists of
 //! members (38, 203, 204, 328).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_proto::names::GroupName;
@@ -8,7 +9,7 @@ use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::connection::{
     Connection, ConsumerConnection, ConsumerIdList, ProducerConnection, ProducerInfo, ProducerTableInfo,
 };
-use gantry_proto::remoting::body::heartbeat::{CheckClientRequestBody, HeartbeatData};
+use gantry_proto::remoting::body::heartbeat::{CheckClientRequestBody, HeartbeatData, SubscriptionData};
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::member::{
@@ -106,7 +107,14 @@ pub fn consumer_connections(members: &Members, request: &OwnedCommand) -> Reply 
         })?;
         let subscription_table =
             group.subscriptions.iter().map(|(topic, data)| (topic.to_string(), (**data).clone())).collect();
+        let conflicts = members.conflicts(&header.consumer_group);
+        let conflicts = conflicts
+            .iter()
+            .map(|(topic, wishes)| (topic.to_string(), wishes.iter().map(wish).collect()))
+            .collect();
         let body = ConsumerConnection {
+            subscription_conflicts: Some(conflicts)
+                .filter(|conflicts: &BTreeMap<_, _>| !conflicts.is_empty()),
             connection_set: group.members.iter().map(connection).collect(),
             consume_from_where: Some(group.consumption.from_where),
             consume_type: Some(group.consumption.consume_type),
@@ -144,6 +152,15 @@ pub fn all_producers(members: &Members) -> Reply {
     let data =
         all.map(|(group, members)| (group.to_string(), members.into_iter().map(info).collect())).collect();
     Reply::body(ProducerTableInfo { data }.to_json())
+}
+
+/// A member and what it wants, as people read it.
+fn wish((id, data): (&Arc<str>, &Option<Arc<SubscriptionData>>)) -> (String, String) {
+    let text = data.as_ref().map_or_else(String::new, |data| match data.expression_type.as_str() {
+        "" | "TAG" => short(&data.sub_string).to_owned(),
+        kind => format!("{}: {}", short(kind), short(&data.sub_string)),
+    });
+    (id.to_string(), text)
 }
 
 fn connection(member: &Member) -> Connection {

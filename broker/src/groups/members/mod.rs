@@ -8,6 +8,7 @@
 //! group is counted and named once in the log.
 
 mod calls;
+mod conflicts;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::metrics::Metrics;
 
 pub use calls::{ANSWER_WITHIN, Call, CallAnswer, CallError};
 pub use peer::{CheckRequest, Notice, OffsetReset, Outbox, Peer};
-pub use unite::Wanted;
+pub use unite::{Accord, Wanted};
 
 /// Subscriptions that one member may have in one group.
 const SUBSCRIPTIONS_MAX: usize = 4096;
@@ -509,7 +510,8 @@ impl ConsumerGroup {
                         effective.insert(topic.clone(), Wanted::by(subscription));
                     }
                     Some(wanted) => {
-                        if !wanted.add(subscription) {
+                        wanted.add(subscription);
+                        if wanted.accord == Accord::Mixed {
                             conflicts.insert(topic.clone());
                         }
                     }

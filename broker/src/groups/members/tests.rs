@@ -166,11 +166,36 @@ fn expressions_that_cannot_be_united_are_kept_beside_the_newest_one() {
 }
 
 #[test]
+fn conflicts_tell_who_wants_what() {
+    let (_, members) = members();
+    let (a, b) = (Client::new(1, "a"), Client::new(2, "b"));
+    join(&members, &a, vec![sql("a > 1", 1), tags("U", &[])]);
+    assert_eq!(members.wanted("g", "T").unwrap().accord, Accord::Alike);
+    assert!(members.conflicts("g").is_empty() && members.conflicts("h").is_empty());
+    join(&members, &b, vec![tags("T", &["x"])]);
+    assert_eq!(members.wanted("g", "T").unwrap().accord, Accord::Mixed);
+    let conflicts = members.conflicts("g");
+    let texts = |topic: &str| -> Vec<_> {
+        conflicts[topic].values().map(|data| data.as_ref().map(|data| data.sub_string.clone())).collect()
+    };
+    assert_eq!(texts("T"), [Some("a > 1".to_owned()), Some("x".to_owned())]);
+    assert_eq!(texts("U"), [Some("*".to_owned()), None]);
+    assert_eq!(members.own("g", "T", 2).unwrap().sub_string, "x");
+    assert!(members.own("g", "U", 2).is_none() && members.own("g", "T", 3).is_none());
+    // Two clients on one connection: whose pull it is cannot be told.
+    join(&members, &Client::new(2, "c"), vec![tags("T", &["x"])]);
+    assert!(members.own("g", "T", 2).is_some());
+    join(&members, &Client::new(2, "c"), vec![tags("T", &["y"])]);
+    assert!(members.own("g", "T", 2).is_none());
+}
+
+#[test]
 fn a_group_of_too_many_expressions_gets_everything() {
     let mut all = Wanted::by(&Arc::new(sql("a = 0", 1)));
     for number in 1..40 {
-        assert!(!all.add(&Arc::new(sql(&format!("a = {number}"), 1))));
+        all.add(&Arc::new(sql(&format!("a = {number}"), 1)));
     }
+    assert_eq!(all.accord, Accord::Mixed);
     assert!(all.others.len() <= 33 && all.others.iter().any(|data| data.sub_string == "*"), "{all:?}");
 }
 

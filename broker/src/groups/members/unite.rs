@@ -7,6 +7,15 @@ use gantry_proto::remoting::body::heartbeat::SubscriptionData;
 /// Different subscriptions of one group to one topic that are kept apart; with more of them it gets everything.
 const OTHERS_MAX: usize = 32;
 
+/// Whether the members of a group want the same of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accord {
+    /// They do, as far as they want anything.
+    Alike,
+    /// They do not.
+    Mixed,
+}
+
 /// What a group wants of a topic: all that one of its members subscribes to.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -14,16 +23,25 @@ pub struct Wanted {
     pub data: Arc<SubscriptionData>,
     /// Those that cannot be united with it.
     pub others: Vec<Arc<SubscriptionData>>,
+    /// Whether members want different things.
+    pub accord: Accord,
 }
 
 impl Wanted {
     /// What one member subscribes to.
     pub(super) fn by(data: &Arc<SubscriptionData>) -> Self {
-        Self { data: Arc::clone(data), others: Vec::new() }
+        Self { data: Arc::clone(data), others: Vec::new(), accord: Accord::Alike }
     }
 
-    /// Adds what another member subscribes to; `false` when it is something else.
-    pub(super) fn add(&mut self, new: &Arc<SubscriptionData>) -> bool {
+    /// Adds what another member subscribes to.
+    pub(super) fn add(&mut self, new: &Arc<SubscriptionData>) {
+        if !self.unite(new) {
+            self.accord = Accord::Mixed;
+        }
+    }
+
+    /// `false` when it is something else.
+    fn unite(&mut self, new: &Arc<SubscriptionData>) -> bool {
         if self.others.is_empty() && is_tags(&self.data) && is_tags(new) {
             let same = alike(&self.data, new);
             if *self.data != **new {

@@ -26,6 +26,9 @@ body! {
         consume_from_where: Option<ConsumeFromWhere>,
         consume_type: Option<ConsumeType>,
         message_model: Option<MessageModel>,
+        /// Gantry's own: topics to which the members do not subscribe alike, with what each client id wants of it;
+        /// an empty text is nothing.
+        subscription_conflicts: Option<BTreeMap<String, BTreeMap<String, String>>>,
         subscription_table: BTreeMap<String, SubscriptionData>,
     }
 }
