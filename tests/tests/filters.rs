@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use gantry_client::proto::ids::QueueOffset;
 use gantry_client::proto::remoting::codes::ResponseCode;
 use gantry_client::{
     Client, ClientOptions, ConsumeFrom, Error, Message, Outcome, Producer, PullConsumer, PullStatus,
+    PushConsumer, PushConsumerBuilder,
 };
-use gantry_tests::harness::Gantry;
+use gantry_tests::harness::{self, Gantry};
+use serde_json::Value;
 
 #[expect(dead_code, reason = "the other suites use the rest")]
 mod client_scenarios;
@@ -157,4 +160,68 @@ async fn a_wrong_expression_is_refused_with_its_place() {
     let deep = format!("{}a{}", "(".repeat(5000), ")".repeat(5000));
     let error = reader(&client, "Wrong", &deep).await.poll(LONG).await.unwrap_err();
     expect_wrong(&error, "nested more than 100 deep");
+}
+
+type Seen = Arc<Mutex<Vec<String>>>;
+
+/// Starts a member that notes the bodies that it is given.
+async fn member(
+    client: &Client,
+    subscribe: impl Fn(PushConsumerBuilder) -> PushConsumerBuilder,
+) -> (PushConsumer, Seen) {
+    let seen = Seen::default();
+    let seen_in = Arc::clone(&seen);
+    let builder = subscribe(client.push_consumer("mixed").from(ConsumeFrom::First));
+    let consumer = builder
+        .start(move |message| {
+            seen_in.lock().unwrap().push(String::from_utf8_lossy(message.body()).into_owned());
+            async { Outcome::Success }
+        })
+        .await
+        .unwrap();
+    (consumer, seen)
+}
+
+/// Members with different filters share the queues. What lies in a queue of one and only the other wants
+/// reaches the group nevertheless, and people are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_subscribe_differently_lose_nothing() {
+    let gantry = Gantry::start(&[]);
+    let (one, two) = (connect(&gantry).await, connect(&gantry).await);
+    topic(&one, "Mixed", 4).await;
+    let (first, seen_first) = member(&one, |builder| builder.subscribe("Mixed", "A")).await;
+    let (second, seen_second) =
+        member(&two, |builder| builder.subscribe_sql("Mixed", "TAGS = 'B' AND number >= 10")).await;
+    until("queues for both", || async { !first.assigned().is_empty() && !second.assigned().is_empty() })
+        .await;
+
+    let producer = one.producer("senders").start().await.unwrap();
+    let mut wanted = BTreeSet::new();
+    for number in 0..120 {
+        let tag = ["A", "B", "C"][number % 3];
+        let body = format!("{tag}{number}");
+        let message = Message::new("Mixed", body.clone()).tag(tag).property("number", number.to_string());
+        producer.send(message).await.unwrap();
+        if tag == "A" || (tag == "B" && number >= 10) {
+            wanted.insert(body);
+        }
+    }
+    let seen = || -> BTreeSet<String> {
+        let all = [seen_first.lock().unwrap().clone(), seen_second.lock().unwrap().clone()];
+        all.into_iter().flatten().collect()
+    };
+    until("every message that one of them wants", || async { seen().len() >= wanted.len() }).await;
+    assert_eq!(seen(), wanted, "and nothing that nobody wants");
+
+    let arguments = ["group", "describe", "mixed", "--name-server", &gantry.name_server().to_string()];
+    let shown = harness::run(&arguments).stdout;
+    assert!(shown.contains("conflicts\tMixed: make the members' topics and expressions equal"), "{shown}");
+    let shown = harness::run(&[&arguments[..], &["--output", "json"]].concat()).stdout;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let wishes = [&shown["conflicts"]["Mixed"][one.id()], &shown["conflicts"]["Mixed"][two.id()]];
+    assert_eq!(wishes, ["A", "SQL92: TAGS = 'B' AND number >= 10"], "{shown}");
+    second.shutdown().await;
+    let shown = harness::run(&[&arguments[..], &["--output", "json"]].concat()).stdout;
+    assert!(shown.contains("\"conflicts\":{}"), "{shown}");
+    first.shutdown().await;
 }

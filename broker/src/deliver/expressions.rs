@@ -141,7 +141,8 @@ impl Expressions {
         }
     }
 
-    fn of_member(&self, data: &SubscriptionData) -> Result<Filter, FilterError> {
+    /// The filter of one member's subscription.
+    pub fn of_member(&self, data: &SubscriptionData) -> Result<Filter, FilterError> {
         match Kind::of(&data.expression_type)? {
             Kind::Tags => Ok(Filter::of(&data.tags_set)),
             Kind::Sql => Ok(Filter::Sql(self.sql(&data.sub_string)?)),

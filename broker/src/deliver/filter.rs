@@ -88,6 +88,16 @@ impl Filter {
         }
     }
 
+    /// Whether a consumer with this filter takes a message with these properties: of tags the text counts.
+    pub fn takes(&self, properties: Properties<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tags(tags) => tags.matches_tag(properties.tags()),
+            Self::Sql(sql) => sql.matches(properties),
+            Self::Any(filters) => filters.iter().any(|filter| filter.takes(properties)),
+        }
+    }
+
     /// Whether there are messages of which properties decide.
     pub fn looks_at_properties(&self) -> bool {
         self.terms() > 0
@@ -146,6 +156,8 @@ mod tests {
         assert_eq!(Filter::any(vec![tags("A"), tags("B")]).by_entry(tags_code(Some("C"))), Verdict::Unwanted);
         assert!(any.by_properties(properties.view()));
         assert!(!any.by_properties(PropertiesBuf::new().view()));
+        assert!(any.takes(properties.view()) && !tags("TagA").takes(properties.view()));
+        assert!(Filter::All.takes(properties.view()) && sql("a = 5").takes(properties.view()));
         assert_eq!(any.terms(), 2);
         assert!(matches!(Filter::any(vec![any, Filter::All]), Filter::All));
         assert!(matches!(Filter::any(vec![tags("A")]), Filter::Tags(_)));

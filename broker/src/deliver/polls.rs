@@ -179,6 +179,13 @@ impl Polls {
         });
     }
 
+    /// Wakes everybody who waits at one of the first queues of a topic.
+    pub fn wake_topic(&self, topic: &TopicName, queues: u32) {
+        if !self.is_empty() {
+            (0..queues).for_each(|id| self.wake_all(&(topic.clone(), QueueId::new(id))));
+        }
+    }
+
     fn drop_waiters(&self, key: &Key, mut gone: impl FnMut(&Waiter) -> bool) {
         let Some(mut waiters) = self.table.get_mut(key) else { return };
         let before = waiters.len();

@@ -5,7 +5,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use gantry_proto::ids::QueueOffset;
+use gantry_proto::ids::{PhyOffset, QueueOffset};
 use gantry_proto::record::RecordView;
 
 use super::filter::{Filter, Verdict};
@@ -22,6 +22,8 @@ const LOOKS_MAX: usize = 1024;
 const LOOKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Steps that a filter takes in one pull: terms times bytes of properties.
 const LOOK_STEPS_MAX: usize = 16 * 1024 * 1024;
+/// Messages of others that one pull names.
+const STRANGERS_MAX: usize = 32;
 
 /// What a pull asks for.
 #[derive(Clone, Debug)]
@@ -36,6 +38,9 @@ pub struct PullRequest {
     pub bytes_max: usize,
     /// Which messages are wanted.
     pub filter: Filter,
+    /// What the member that asks takes itself, if others of its group want other messages. Those are named then, not
+    /// given: it would drop them.
+    pub own: Option<Filter>,
 }
 
 /// What became of a pull.
@@ -68,6 +73,9 @@ pub struct Pulled {
     pub max: QueueOffset,
     /// The messages, as stored.
     pub messages: LogRuns,
+    /// Where the messages lie that others of the group want and the member that asked does not. With any of them
+    /// there are no messages, and the next pull begins behind them: by then they must be with the others.
+    pub strangers: Vec<PhyOffset>,
 }
 
 /// Memory that pulls use one after the other.
@@ -84,7 +92,8 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     let queue = &request.queue;
     let (min, max) = (queue.min(), queue.max());
     let from = request.from;
-    let nothing = |status, next| Pulled { status, next, min, max, messages: LogRuns::default() };
+    let nothing =
+        |status, next| Pulled { status, next, min, max, messages: LogRuns::default(), strangers: Vec::new() };
     if max == QueueOffset::ZERO {
         return nothing(PullStatus::EmptyQueue, QueueOffset::ZERO);
     }
@@ -96,20 +105,21 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
         return nothing(status, max);
     }
     let messages_max = request.messages_max.clamp(1, MESSAGES_MAX);
-    let scan = match request.filter {
-        Filter::All => messages_max,
-        Filter::Tags(_) => SCAN_MAX,
-        Filter::Sql(_) | Filter::Any(_) => LOOKS_MAX,
+    let scan = match (&request.filter, &request.own) {
+        (_, Some(_)) | (Filter::Sql(_) | Filter::Any(_), None) => LOOKS_MAX,
+        (Filter::All, None) => messages_max,
+        (Filter::Tags(_), None) => SCAN_MAX,
     };
     scratch.entries.clear();
     store.entries(queue, from, scan, &mut scratch.entries);
     let mut messages = store.messages(queue, std::mem::take(&mut scratch.messages));
     let bytes_max = request.bytes_max.clamp(1, BYTES_MAX);
     let mut next = from;
-    let mut looks = Looks::new(&request.filter);
+    let mut looks = Looks::new(request);
+    let (mut strangers, mut strangers_bytes) = (Vec::new(), 0);
     for entry in &scratch.entries {
         let size = entry.size as usize;
-        let verdict = request.filter.by_entry(entry.tags_code);
+        let verdict = looks.by_entry(entry.tags_code);
         if entry.is_blank() || verdict == Verdict::Unwanted {
             next = entry.at + 1;
             continue;
@@ -120,10 +130,20 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
             break;
         }
         let added = match verdict {
-            Verdict::Open => messages.add_if(entry, |record| looks.at(record)),
+            Verdict::Open => messages.add_if(entry, |record| looks.at(record) && strangers.is_empty()),
             Verdict::Wanted | Verdict::Unwanted => messages.add(entry),
         };
         match added {
+            Ok(_) if looks.whose == Whose::Others => {
+                let enough = strangers.len() == STRANGERS_MAX || strangers_bytes + size > bytes_max;
+                if !messages.runs.is_empty() || (enough && !strangers.is_empty()) {
+                    break;
+                }
+                strangers_bytes += size;
+                strangers.push(looks.phy);
+            }
+            // What is given must begin the answer.
+            Ok(_) if looks.whose == Whose::Own && !strangers.is_empty() => break,
             Ok(_) => {}
             Err(error @ ReadError::Gone { .. }) => {
                 tracing::debug!(topic = %queue.topic(), queue = %queue.id(), at = %entry.at, %error, "a pulled message was just cleaned away");
@@ -136,20 +156,52 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     }
     let messages = messages.runs;
     let status = if messages.is_empty() { PullStatus::NoneMatched } else { PullStatus::Found };
-    Pulled { status, next, min, max, messages }
+    Pulled { status, next, min, max, messages, strangers }
 }
 
-/// What a filter that looks at properties costs in one pull.
+/// Who wants a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The member that asks.
+    Own,
+    /// Others of its group.
+    Others,
+    /// Nobody.
+    Nobodys,
+}
+
+/// What a filter that looks at properties costs in one pull, and what it found last.
 struct Looks<'a> {
     filter: &'a Filter,
+    own: Option<&'a Filter>,
     steps: usize,
     /// Bytes of records that were looked at for nothing.
     bytes: usize,
+    /// Who wants the message that was looked at last, and where it lies.
+    whose: Whose,
+    phy: PhyOffset,
 }
 
 impl<'a> Looks<'a> {
-    const fn new(filter: &'a Filter) -> Self {
-        Self { filter, steps: 0, bytes: 0 }
+    fn new(request: &'a PullRequest) -> Self {
+        Self {
+            filter: &request.filter,
+            own: request.own.as_ref(),
+            steps: 0,
+            bytes: 0,
+            whose: Whose::Nobodys,
+            phy: PhyOffset::ZERO,
+        }
+    }
+
+    /// What an entry tells. Whose a message is only its properties do.
+    #[inline]
+    fn by_entry(&mut self, tags_code: i64) -> Verdict {
+        self.whose = Whose::Nobodys;
+        match self.filter.by_entry(tags_code) {
+            Verdict::Wanted if self.own.is_some() => Verdict::Open,
+            verdict => verdict,
+        }
     }
 
     /// Whether a pull has cost as much as it may: the client asks again from where it got to.
@@ -157,15 +209,21 @@ impl<'a> Looks<'a> {
         self.steps >= LOOK_STEPS_MAX || self.bytes >= LOOKED_BYTES_MAX
     }
 
-    /// Whether a record is wanted; one that cannot be read is not.
+    /// Whether a record is wanted by the member that asks; one that cannot be read is not.
     fn at(&mut self, record: &[u8]) -> bool {
         let Ok(view) = RecordView::parse(record) else { return false };
         let properties = view.properties();
+        self.phy = view.phy_offset();
         self.steps += self.filter.terms().saturating_mul(properties.raw().len() + 1);
-        let wanted = self.filter.by_properties(properties);
-        if !wanted {
+        self.whose = match self.own {
+            None if self.filter.by_properties(properties) => Whose::Own,
+            Some(own) if own.takes(properties) => Whose::Own,
+            Some(_) if self.filter.takes(properties) => Whose::Others,
+            _ => Whose::Nobodys,
+        };
+        if self.whose != Whose::Own {
             self.bytes += record.len();
         }
-        wanted
+        self.whose == Whose::Own
     }
 }

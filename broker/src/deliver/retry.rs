@@ -114,6 +114,40 @@ impl Retries {
         Ok(sent)
     }
 
+    /// Stores messages once more for the group's retry topic, without delay and as if they had not been delivered:
+    /// whoever was asked first does not subscribe to them. What it answers is safe; messages that are lost are passed
+    /// over.
+    pub async fn hand_over(&self, group: &str, messages: &[PhyOffset]) -> Result<(), SendBackError> {
+        let group = self.group(group)?;
+        let mut batch = Batch::new();
+        for at in messages {
+            let record = match self.store.record_at(*at) {
+                Ok(record) => record,
+                Err(error @ ReadError::Io { .. }) => return Err(SendBackError::Message(error)),
+                Err(error) => {
+                    tracing::error!(group = %group.name, %at, %error, "a message cannot be handed to another member; it is passed over");
+                    continue;
+                }
+            };
+            let not_delivered = SendBackError::NotDelivered { at: *at };
+            let Ok(view) = RecordView::parse(&record) else { return Err(not_delivered) };
+            let properties = copied_properties(&view, *at);
+            let topic = self.retry_topic(&group)?;
+            let target = (topic, QueueId::new(fastrand::u32(0..group.retry_queues().max(1))));
+            self.push_to(&mut batch, (&view, &properties), target, view.reconsume_times())?;
+        }
+        if !batch.is_empty() {
+            self.store.append_settled(&mut batch).await?;
+        }
+        Ok(())
+    }
+
+    fn retry_topic(&self, group: &Group) -> Result<TopicName, SendBackError> {
+        let topic = TopicName::retry(&group.name);
+        self.topics.ensure_internal(&topic, group.retry_queues().max(1), READ_WRITE)?;
+        Ok(topic)
+    }
+
     /// Where a message belongs that a consumer sends to the retry topic `topic` itself, after
     /// `reconsume_times` refusals. A group that consumes in order has retried locally: its message is dead.
     pub fn direct(
@@ -162,25 +196,36 @@ impl Retries {
             self.topics.ensure_internal(&topic, DEAD_LETTER_QUEUES, READ_WRITE)?;
             (topic, QueueId::ZERO)
         } else {
-            let topic = TopicName::retry(&group.name);
-            self.topics.ensure_internal(&topic, group.retry_queues(), READ_WRITE)?;
+            let topic = self.retry_topic(group)?;
             let queue_id = QueueId::new(fastrand::u32(0..group.retry_queues()));
             match self.levels.level(asked) {
                 Some(level) => timer::retarget(&mut properties, level, topic.as_str(), queue_id),
                 None => (topic, queue_id), // no levels are configured
             }
         };
+        self.push_to(batch, (&view, &properties), (topic, queue_id), refused.saturating_add(1))?;
+        Ok(if dead { SentBack::Dead } else { SentBack::Waiting })
+    }
+
+    /// A copy of a message for another queue.
+    fn push_to(
+        &self,
+        batch: &mut Batch,
+        (view, properties): (&RecordView<'_>, &PropertiesBuf),
+        (topic, queue_id): (TopicName, QueueId),
+        reconsume_times: i32,
+    ) -> Result<(), SendBackError> {
         let queue = self.store.queue(&topic, queue_id)?;
         let draft = RecordDraft {
             topic: topic.as_str(),
             queue_id,
-            reconsume_times: refused.saturating_add(1),
+            reconsume_times,
             prepared_offset: PhyOffset::ZERO,
             append_crc: true,
-            ..RecordDraft::from_view(&view, properties.as_bytes())
+            ..RecordDraft::from_view(view, properties.as_bytes())
         };
         batch.push(&queue, &draft)?;
-        Ok(if dead { SentBack::Dead } else { SentBack::Waiting })
+        Ok(())
     }
 }
 

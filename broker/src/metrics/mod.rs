@@ -88,6 +88,8 @@ pub struct Metrics {
     pub members_expired: Counter,
     /// Times that the members of a group began to subscribe differently.
     pub subscription_conflicts: Counter,
+    /// Messages handed to other members of a group, because the one that asked does not subscribe to them.
+    pub handed_over: Counter,
     /// Notices that a client's full outbox did not take.
     pub notices_dropped: Counter,
     /// Offsets acknowledged to consumers.

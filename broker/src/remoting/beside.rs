@@ -48,9 +48,15 @@ pub(super) struct Beside {
 impl Beside {
     /// The request `command` of the connection that has this inbox.
     pub(super) fn new(inbox: &Arc<Inbox>, serialize: Serialize, command: &Command<'_>) -> Self {
+        let mut beside = Self::awaited(inbox, serialize, command.opaque);
+        beside.is_answered = command.is_oneway();
+        beside
+    }
+
+    /// The request with this number, whose client waits for the answer.
+    pub(super) fn awaited(inbox: &Arc<Inbox>, serialize: Serialize, opaque: i32) -> Self {
         inbox.beside.fetch_add(1, Ordering::Relaxed);
-        let (opaque, is_answered) = (command.opaque, command.is_oneway());
-        Self { inbox: Arc::clone(inbox), serialize, opaque, is_answered }
+        Self { inbox: Arc::clone(inbox), serialize, opaque, is_answered: false }
     }
 
     /// Runs to the end of `work`, and answers with what it gives.

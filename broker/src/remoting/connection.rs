@@ -474,7 +474,7 @@ impl Connection {
             && let Some((place, parked)) = self.parked.take_due(now)
         {
             self.services.polls.leave(&place, &self.inbox.mailbox);
-            super::pull::finish(self, &parked);
+            super::pull::finish(self, parked);
         }
     }
 

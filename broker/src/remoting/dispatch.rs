@@ -1,6 +1,6 @@
 //! Request code → handler, in one match.
 
-use gantry_proto::names::GroupName;
+use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Frame;
 use gantry_proto::remoting::header::{Command, OwnedCommand};
@@ -124,7 +124,13 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetAllDelayOffset => offset::delay_offsets(store),
         Code::HeartBeat => {
             let joined = |group: &GroupName| services.transactions.producer_came(group.as_str());
-            member::heartbeat((groups, topics, members), &services.expressions, request, caller, joined)
+            // Pulls that wait do so with the filters of before.
+            let mixed = |topic: &TopicName| {
+                let queues = topics.get(topic.as_str()).map_or(0, |topic| topic.read_queues());
+                services.polls.wake_topic(topic, queues);
+            };
+            let expressions = &*services.expressions;
+            member::heartbeat((groups, topics, members), expressions, request, caller, joined, mixed)
         }
         Code::CheckClientConfig => member::check_client(&services.expressions, request),
         Code::GetConsumerListByGroup => member::consumer_ids(members, request),

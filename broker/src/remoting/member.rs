@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_proto::names::GroupName;
+use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::connection::{
     Connection, ConsumerConnection, ConsumerIdList, ProducerConnection, ProducerInfo, ProducerTableInfo,
@@ -30,13 +30,15 @@ pub(super) fn body_of<B: Body>(request: &OwnedCommand) -> Result<B, Reply> {
     })
 }
 
-/// Code 34. `joined` hears of each producer group that the client joined with this.
+/// Code 34. `joined` hears of each producer group that the client joined with this, `mixed` of each topic to which the
+/// members of one of its consumer groups do not subscribe alike, when something has changed.
 pub fn heartbeat(
     (groups, topics, members): (&Groups, &Topics, &Members),
     expressions: &Expressions,
     request: &OwnedCommand,
     caller: &Caller,
     joined: impl Fn(&GroupName),
+    mixed: impl Fn(&TopicName),
 ) -> Reply {
     settle(|| {
         let data: HeartbeatData = body_of(request)?;
@@ -48,6 +50,9 @@ pub fn heartbeat(
         if beat.change == Change::Yes {
             // Refusing the beat would cut off the client's other groups: pulls are told what is wrong.
             expressions.warn_of(&data);
+            let conflicts =
+                data.consumer_data_set.iter().map(|consumer| members.conflicts(&consumer.group_name));
+            conflicts.for_each(|topics| topics.keys().for_each(&mixed));
         }
         // A beat without subscriptions that changes something comes from a client that is not known here
         // (any more): it shall say everything.

@@ -35,6 +35,7 @@ fn beat(world: &World, data: &HeartbeatData) -> (Reply, Vec<String>) {
         &OwnedCommand::request(34, &()).body(data.to_json()),
         &caller(),
         |group| joined.borrow_mut().push(group.to_string()),
+        |topic| joined.borrow_mut().push(format!("mixed {topic}")),
     );
     (reply, joined.into_inner())
 }
@@ -129,7 +130,7 @@ fn wrong_heartbeats_are_refused() {
     assert_eq!(beat(&world, &bad).0.code, 29);
     let garbage = OwnedCommand::request(34, &()).body("{\"clientID\":");
     let services = (&*world.groups, &*world.topics, &*world.members);
-    assert_eq!(heartbeat(services, &Expressions::default(), &garbage, &caller(), |_| ()).code, 1);
+    assert_eq!(heartbeat(services, &Expressions::default(), &garbage, &caller(), |_| (), |_| ()).code, 1);
 }
 
 #[test]
@@ -164,4 +165,20 @@ fn a_heartbeat_with_a_wrong_expression_is_taken() {
     subscription.sub_string = "a >".to_owned();
     assert_eq!(beat(&world, &bad).0.code, 0);
     assert!(world.members.is_online("cg") && !world.members.producers_of("pg").is_empty());
+}
+
+#[test]
+fn members_that_subscribe_differently_are_told_to_whoever_asks() {
+    let world = World::new();
+    beat(&world, &data());
+    let mut other = HeartbeatData { client_id: "192.0.2.7@4242#2".to_owned(), ..data() };
+    let subscription = &mut other.consumer_data_set[0].subscription_data_set[0];
+    subscription.expression_type = "SQL92".to_owned();
+    subscription.sub_string = "a > 5".to_owned();
+    assert!(beat(&world, &other).1.contains(&"mixed T".to_owned()));
+    assert!(beat(&world, &other).1.is_empty());
+    let connections = consumer_connections(&world.members, &of_group("cg"));
+    let wishes =
+        r#""subscriptionConflicts":{"T":{"192.0.2.7@4242#1":"*","192.0.2.7@4242#2":"SQL92: a > 5"}}"#;
+    assert!(text(&connections).contains(wishes), "{}", text(&connections));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gantry_proto::ids::{QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicKind, TopicName};
+use gantry_proto::remoting::body::heartbeat::MessageModel;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, Serialize};
 use gantry_proto::remoting::header::{Command, Head};
@@ -13,14 +14,17 @@ use gantry_proto::remoting::request::Header as _;
 use gantry_proto::remoting::request::pull::{PullMessageHeader, PullMessageResponse, sys_flag};
 use tokio::time::Instant;
 
+use super::beside::Beside;
 use super::connection::Connection;
-use super::context::Services;
+use super::context::{Reply, chain};
 use super::refusal;
+use crate::deliver::expressions::WantedError;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
-use crate::groups::Reading;
+use crate::groups::members::{Accord, Wanted};
 use crate::groups::offsets::Key;
+use crate::groups::{Group, Reading};
 use crate::store::LogRuns;
 
 /// The longest time a pull is held, whatever the client asks for.
@@ -36,6 +40,17 @@ pub(super) struct Parked {
     serialize: Serialize,
     deadline: Instant,
     topic_sys_flag: i32,
+    /// What its filter was made of, unless the request brought it.
+    heard: Option<Heard>,
+}
+
+/// The subscriptions that a filter was made of.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// The version of the member that asks.
+    version: i64,
+    /// [`Members::changes`](crate::groups::members::Members::changes) before they were looked at.
+    changes: u64,
 }
 
 /// The parked pulls of one connection.
@@ -103,7 +118,7 @@ impl ParkedPulls {
 pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
     let prepared = PullMessageHeader::decode(&command.ext)
         .map_err(|error| (ResponseCode::SystemError, error.to_string()))
-        .and_then(|header| prepare(&connection.services, &header).map(|prepared| (header, prepared)));
+        .and_then(|header| prepare(connection, &header).map(|prepared| (header, prepared)));
     let (header, prepared) = match prepared {
         Ok(prepared) => prepared,
         Err((code, why)) => {
@@ -128,11 +143,15 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
         serialize: frame.serialize,
         deadline: Instant::now(),
         topic_sys_flag: prepared.topic_sys_flag,
+        heard: prepared.heard,
     };
     if tell_reset(connection, &parked) {
         return;
     }
     let pulled = look(connection, &parked);
+    if !pulled.strangers.is_empty() {
+        return hand_over(connection, &parked, pulled);
+    }
     let suspend = u64::try_from(header.suspend_timeout_millis).unwrap_or(0);
     let may_wait = header.sys_flag & sys_flag::SUSPEND != 0 && suspend > 0;
     if may_wait && waits(&pulled, &parked.request) {
@@ -155,13 +174,18 @@ fn refuse_to_wait(connection: &mut Connection, parked: &Parked, full: PollsFull)
 
 struct Prepared {
     request: PullRequest,
+    heard: Option<Heard>,
     group: GroupName,
     topic: TopicName,
     topic_sys_flag: i32,
 }
 
 /// Checks group, topic, queue and subscription, in the order that clients expect.
-fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepared, (ResponseCode, String)> {
+fn prepare(
+    connection: &Connection,
+    header: &PullMessageHeader<'_>,
+) -> Result<Prepared, (ResponseCode, String)> {
+    let services = &*connection.services;
     let group = services
         .groups
         .get_or_create(header.consumer_group)
@@ -196,7 +220,7 @@ fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepar
         let why = format!("group {} is forbidden to read topic {}: allow it first", group.name, topic.name);
         return Err((ResponseCode::NoPermission, why));
     }
-    let filter = subscription(services, header)?;
+    let (heard, selected) = subscription(connection, &group, header)?;
     let queue = services
         .store
         .queue(&topic.name, id)
@@ -206,29 +230,46 @@ fn prepare(services: &Services, header: &PullMessageHeader<'_>) -> Result<Prepar
         from: QueueOffset::from_wire(header.queue_offset).unwrap_or_default(),
         messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
         bytes_max: BYTES_MAX,
-        filter,
+        filter: selected.filter,
+        own: selected.own,
     };
     Ok(Prepared {
         request,
+        heard,
         group: group.name.clone(),
         topic: topic.name.clone(),
         topic_sys_flag: topic.config.topic_sys_flag,
     })
 }
 
-/// The filter of a pull: from the request itself, or from the group's heartbeats.
+/// Which messages a pull gets.
+struct Selected {
+    filter: Filter,
+    /// As [`PullRequest::own`].
+    own: Option<Filter>,
+}
+
+impl From<Filter> for Selected {
+    fn from(filter: Filter) -> Self {
+        Self { filter, own: None }
+    }
+}
+
+/// What a pull selects: as the request itself says, or the group's heartbeats.
 fn subscription(
-    services: &Services,
+    connection: &Connection,
+    group: &Group,
     header: &PullMessageHeader<'_>,
-) -> Result<Filter, (ResponseCode, String)> {
+) -> Result<(Option<Heard>, Selected), (ResponseCode, String)> {
+    let services = &*connection.services;
     if header.sys_flag & sys_flag::SUBSCRIPTION != 0 {
         let (kind, text) =
             (header.expression_type.unwrap_or_default(), header.subscription.unwrap_or_default());
-        return services
-            .expressions
-            .filter(kind, text)
-            .map_err(|error| (refusal::filter(&error), error.to_string()));
+        let filter = services.expressions.filter(kind, text);
+        let filter = filter.map_err(|error| (refusal::filter(&error), error.to_string()))?;
+        return Ok((None, filter.into()));
     }
+    let heard = Heard { version: header.sub_version, changes: services.members.changes() };
     let wanted = services.members.wanted(header.consumer_group, header.topic).ok_or_else(|| {
         let why = format!(
             "group {} has not told that it subscribes to {}: send a heartbeat first",
@@ -245,12 +286,71 @@ fn subscription(
     }
     if TopicKind::of(header.topic) == TopicKind::Retry {
         // What is retried was wanted once; the tags of the retry topic's subscription are `*`.
-        return Ok(Filter::All);
+        return Ok((None, Filter::All.into()));
     }
-    services
-        .expressions
-        .of_group(&wanted, header.sub_version)
-        .map_err(|error| (refusal::wanted(&error), error.to_string()))
+    let selected = by_heartbeat(connection, group, (header.topic, header.sub_version), &wanted)
+        .map_err(|error| (refusal::wanted(&error), error.to_string()))?;
+    Ok((Some(heard), selected))
+}
+
+/// What a member gets of a topic: all that one of its group wants. What it does not want itself goes to the others
+/// by way of the retry topic; each member of a broadcasting group gets its own.
+fn by_heartbeat(
+    connection: &Connection,
+    group: &Group,
+    (topic, version): (&str, i64),
+    wanted: &Wanted,
+) -> Result<Selected, WantedError> {
+    let services = &*connection.services;
+    let filter = services.expressions.of_group(wanted, version)?;
+    if wanted.accord == Accord::Alike {
+        return Ok(filter.into());
+    }
+    let name = group.name.as_str();
+    let own = services.members.own(name, topic, connection.caller.connection);
+    let Some(Ok(own)) = own.map(|own| services.expressions.of_member(&own)) else { return Ok(filter.into()) };
+    if services.members.model_of(name) == Some(MessageModel::Broadcasting) {
+        return Ok(own.into());
+    }
+    Ok(Selected { filter, own: Some(own).filter(|_| group.retry_queues() > 0) })
+}
+
+/// Members may have come and gone while a pull waited: what it gets is what they want now.
+fn refresh(connection: &Connection, parked: &mut Parked) {
+    let services = &*connection.services;
+    let Some(heard) = parked.heard.filter(|heard| heard.changes != services.members.changes()) else {
+        return;
+    };
+    parked.heard = Some(Heard { changes: services.members.changes(), ..heard });
+    let (name, topic) = (parked.key.group.as_str(), parked.key.topic.as_str());
+    if let (Some(group), Some(wanted)) = (services.groups.get(name), services.members.wanted(name, topic))
+        && let Ok(selected) = by_heartbeat(connection, &group, (topic, heard.version), &wanted)
+    {
+        (parked.request.filter, parked.request.own) = (selected.filter, selected.own);
+    }
+}
+
+/// Stores messages that other members want for the retry topic, and then tells the client to go on behind them.
+fn hand_over(connection: &Connection, parked: &Parked, pulled: Pulled) {
+    let services = Arc::clone(&connection.services);
+    let beside = Beside::awaited(&connection.inbox, parked.serialize, parked.opaque);
+    let header = response(parked, (pulled.next, pulled.min, pulled.max));
+    let group = parked.key.group.clone();
+    let work = async move {
+        let code = ResponseCode::PullRetryImmediately;
+        match services.retries.hand_over(group.as_str(), &pulled.strangers).await {
+            Ok(()) => {
+                services.metrics.handed_over.add(pulled.strangers.len() as u64);
+                Reply { code: code.code(), remark: Some(remark(code).to_owned()), ..Reply::header(&header) }
+            }
+            Err(error) => Reply {
+                code: refusal::retry(&error).code(),
+                remark: Some(chain(&error)),
+                ..Reply::header(&PullMessageResponse::default())
+            },
+        }
+    };
+    connection.services.shutdown.spawn("request", beside.run(work));
 }
 
 /// Sends the consumer to the offset that an operator set. Returns whether there was one.
@@ -283,7 +383,11 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
     if tell_reset(connection, &parked) {
         return;
     }
+    refresh(connection, &mut parked);
     let pulled = look(connection, &parked);
+    if !pulled.strangers.is_empty() {
+        return hand_over(connection, &parked, pulled);
+    }
     if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
     {
         parked.request.from = pulled.next;
@@ -303,12 +407,16 @@ fn is_current(connection: &Connection, parked: &Parked) -> bool {
 }
 
 /// A parked pull's time is over: says what there is.
-pub(super) fn finish(connection: &mut Connection, parked: &Parked) {
-    if tell_reset(connection, parked) {
+pub(super) fn finish(connection: &mut Connection, mut parked: Parked) {
+    if tell_reset(connection, &parked) {
         return;
     }
-    let pulled = look(connection, parked);
-    give(connection, parked, pulled);
+    refresh(connection, &mut parked);
+    let pulled = look(connection, &parked);
+    if !pulled.strangers.is_empty() {
+        return hand_over(connection, &parked, pulled);
+    }
+    give(connection, &parked, pulled);
 }
 
 fn give(connection: &mut Connection, parked: &Parked, pulled: Pulled) {
@@ -334,15 +442,7 @@ fn write(
     max: QueueOffset,
     messages: &LogRuns,
 ) {
-    let header = PullMessageResponse {
-        suggest_which_broker_id: 0,
-        next_begin_offset: next.to_wire(),
-        min_offset: min.to_wire(),
-        max_offset: max.to_wire(),
-        topic_sys_flag: Some(parked.topic_sys_flag),
-        group_sys_flag: Some(0),
-        ..PullMessageResponse::default()
-    };
+    let header = response(parked, (next, min, max));
     let head = Head::reply(code.code(), parked.opaque).remark(remark(code));
     connection.answer_runs(parked.serialize, &head, &header, messages);
     let metrics = &connection.services.metrics;
@@ -352,6 +452,21 @@ fn write(
         metrics.pulls_found.bump();
         metrics.messages_out.add(messages.messages() as u64);
         metrics.bytes_out.add(messages.bytes() as u64);
+    }
+}
+
+fn response(
+    parked: &Parked,
+    (next, min, max): (QueueOffset, QueueOffset, QueueOffset),
+) -> PullMessageResponse {
+    PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: next.to_wire(),
+        min_offset: min.to_wire(),
+        max_offset: max.to_wire(),
+        topic_sys_flag: Some(parked.topic_sys_flag),
+        group_sys_flag: Some(0),
+        ..PullMessageResponse::default()
     }
 }
 

@@ -28,15 +28,31 @@ impl World {
     }
 
     fn pull(&self, from: u64, expression: &str) -> Pulled {
+        self.pull_of_group(from, sql(expression), None)
+    }
+
+    /// A pull of a member of a group that wants other messages than it.
+    fn pull_of_group(&self, from: u64, filter: Filter, own: Option<Filter>) -> Pulled {
         let request = PullRequest {
             queue: Arc::clone(&self.queue),
             from: QueueOffset::new(from),
             messages_max: 32,
             bytes_max: BYTES_MAX,
-            filter: Filter::Sql(Arc::new(Sql::parse(expression).expect("a valid expression"))),
+            filter,
+            own,
         };
         pull(&self.store, &request, &mut Scratch::default())
     }
+}
+
+fn sql(expression: &str) -> Filter {
+    Filter::Sql(Arc::new(Sql::parse(expression).expect("a valid expression")))
+}
+
+/// Asks for everything, to be looked at with a filter.
+fn request(queue: &Arc<Queue>, filter: Filter) -> PullRequest {
+    let (from, own) = (QueueOffset::ZERO, None);
+    PullRequest { queue: Arc::clone(queue), from, messages_max: 32, bytes_max: BYTES_MAX, filter, own }
 }
 
 /// Queue offsets of the messages.
@@ -100,7 +116,8 @@ async fn bytes_and_steps_of_one_pull_are_bounded() {
     let properties = "a\u{1}1\u{2}".as_bytes();
     let large = vec![0; 100_000];
     fixture::send_with(&world.store, "T", 0, (properties, &large), 8).await;
-    let mut looks = Looks::new(&Filter::All);
+    let request = request(&world.queue, Filter::All);
+    let mut looks = Looks::new(&request);
     looks.bytes = LOOKED_BYTES_MAX - 1;
     assert!(!looks.are_enough());
     looks.bytes += 1;
@@ -114,10 +131,42 @@ async fn bytes_and_steps_of_one_pull_are_bounded() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_not_wanted() {
-    let filter = Filter::Sql(Arc::new(Sql::parse("a IS NULL").expect("a valid expression")));
-    assert!(!Looks::new(&filter).at(b"no record"));
+    let request = request(&World::new().queue, sql("a IS NULL"));
+    assert!(!Looks::new(&request).at(b"no record"));
     let item = BatchItem { flag: 0, body: b"x", properties: gantry_proto::record::Properties::new(b"") };
     let mut bytes = Vec::new();
     item.encode_into(&mut bytes).expect("an item");
-    assert!(!Looks::new(&filter).at(&bytes));
+    assert!(!Looks::new(&request).at(&bytes));
+}
+
+#[tokio::test]
+async fn what_only_others_of_the_group_want_is_named_and_not_given() {
+    let world = World::new();
+    // 0 to 2 are ours, 3 and 4 theirs, 5 nobody's, 6 theirs, 7 ours.
+    for tag in ["A", "A", "A", "B", "B", "C", "B", "A"] {
+        world.send(&format!("TAGS\u{1}{tag}\u{2}"), 1).await;
+    }
+    let tags = |text| Filter::tags(text).expect("a valid expression");
+    let pull = |from| world.pull_of_group(from, tags("A || B"), Some(tags("A")));
+    let ours = pull(0);
+    assert_eq!((offsets(&ours), ours.next.get(), ours.strangers.len()), (vec![0, 1, 2], 3, 0));
+    let theirs = pull(3);
+    assert_eq!((theirs.messages.messages(), theirs.next.get(), theirs.strangers.len()), (0, 7, 3));
+    let named: Vec<_> = theirs
+        .strangers
+        .iter()
+        .map(|at| {
+            let record = world.store.record_at(*at).expect("a record");
+            RecordView::parse(&record).expect("a record").queue_offset().get()
+        })
+        .collect();
+    assert_eq!(named, [3, 4, 6]);
+    assert_eq!(offsets(&pull(7)), [7]);
+    // A tag that only shares its hash with ours is theirs.
+    world.send("TAGS\u{1}BBBB\u{2}", 1).await;
+    let pulled = world.pull_of_group(8, tags("AaAa || BBBB"), Some(tags("AaAa")));
+    assert_eq!((pulled.strangers.len(), pulled.next.get()), (1, 9));
+    world.send("a\u{1}1\u{2}", 40).await;
+    let pulled = world.pull_of_group(9, Filter::any(vec![sql("a = 1"), tags("A")]), Some(tags("A")));
+    assert_eq!((pulled.strangers.len(), pulled.next.get()), (STRANGERS_MAX, 9 + 32));
 }

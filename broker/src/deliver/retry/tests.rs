@@ -152,3 +152,24 @@ async fn a_direct_send_beyond_the_limit_or_of_an_ordered_group_is_dead() {
     let unknown = TopicName::retry(&GroupName::internal("unknown"));
     assert!(matches!(broker.retries.direct(&unknown, 0, None), Err(SendBackError::GroupNotExist(_))));
 }
+
+#[tokio::test]
+async fn messages_for_other_members_go_to_the_retry_topic_at_once_and_uncounted() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    fixture::send_with(&broker.store, "orders", 0, (b"TAGS\x01B\x02", b"theirs"), 2).await;
+    let last = broker.newest("orders", 0).expect("a message");
+    let first = broker.store.queue(&TopicName::internal("orders"), QueueId::ZERO).expect("a queue");
+    let first = first.entry(QueueOffset::ZERO).expect("an entry").phy;
+    let gone = PhyOffset::new(1 << 40);
+    broker.retries.hand_over("cg", &[first, gone, last]).await.expect("kept");
+    broker.store.dispatched(broker.store.max_offset()).await.expect("dispatched");
+    let retry = broker.store.find_queue("%RETRY%cg", QueueId::ZERO).expect("the retry queue");
+    assert_eq!(retry.max().get(), 2);
+    let record = broker.store.record_at(broker.newest("%RETRY%cg", 0).expect("a copy")).expect("a record");
+    let copy = RecordView::parse(&record).expect("a record");
+    assert_eq!((copy.body(), copy.reconsume_times()), (&b"theirs"[..], 0));
+    assert_eq!((copy.properties().retry_topic(), copy.properties().tags()), (Some("orders"), Some("B")));
+    let error = broker.retries.hand_over("nobody", &[first]).await.expect_err("no such group");
+    assert!(matches!(error, SendBackError::GroupNotExist(_)));
+}

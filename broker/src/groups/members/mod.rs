@@ -15,6 +15,7 @@ mod tests;
 mod unite;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ pub struct Members {
     metrics: Arc<Metrics>,
     expiry_ms: u64,
     max: usize,
+    /// Counts what may have changed the subscriptions of a group.
+    changes: AtomicU64,
     /// Guards all members. Held for map operations only; notices are sent afterwards.
     table: Mutex<Table>,
 }
@@ -134,7 +137,7 @@ impl Members {
     /// registered, one counted for each of its groups.
     pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, expiry: Duration, max: usize) -> Self {
         let expiry_ms = u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX);
-        Self { clock, metrics, expiry_ms, max, table: Mutex::default() }
+        Self { clock, metrics, expiry_ms, max, changes: AtomicU64::new(0), table: Mutex::default() }
     }
 
     /// Registers a producer, or renews it. Returns whether it joined the group with this.
@@ -190,6 +193,9 @@ impl Members {
         let before = state.members.insert(Arc::clone(&peer.client_id), member);
         let change = if state.recompute(group, &self.metrics) || joined { Change::Yes } else { Change::No };
         let told = if change == Change::Yes { state.to_tell() } else { Vec::new() };
+        if change == Change::Yes {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
         table.unlink_replaced(group, before.map(|member| member.peer), peer);
         table.by_connection.entry(peer.connection).or_default().insert(group.clone());
         self.metrics.members.set(table.len as u64);
@@ -293,6 +299,11 @@ impl Members {
         self.lock().consumers.get(group).map(|group| group.consumption.model.clone())
     }
 
+    /// A number that is another one when the subscriptions of some group may have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
     /// What a consumer group gets of a topic.
     pub fn wanted(&self, group: &str, topic: &str) -> Option<Wanted> {
         self.lock().consumers.get(group)?.effective.get(topic).cloned()
@@ -359,6 +370,7 @@ impl Members {
     }
 
     fn tell_all(&self, told: impl IntoIterator<Item = (GroupName, Vec<Arc<Peer>>)>) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         for (group, peers) in told {
             self.tell(&group, &peers);
         }

@@ -2,6 +2,8 @@ package gantry.suite;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
+import java.util.TreeSet;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
@@ -25,7 +27,8 @@ final class Filtering {
                 Scenario.of("filter-push", Filtering::push),
                 Scenario.of("filter-lite-pull", Filtering::litePull),
                 Scenario.of("filter-pull", Filtering::pull),
-                Scenario.of("filter-refused", Filtering::refused));
+                Scenario.of("filter-refused", Filtering::refused),
+                Scenario.of("filter-mixed", Filtering::mixed));
     }
 
     /** Messages numbered 0 to count - 1 with a tag, a number and, in every other one, a colour. */
@@ -77,6 +80,35 @@ final class Filtering {
         expected = pick(bodies, 0, 1, 3, 6, 9, 12, 15, 18);
         expected.addAll(pick(late, 0, 1, 3, 6, 9));
         Expect.sameBag("consumed by tag or number", expected, byTag.bodies());
+    }
+
+    /** Members of one group that subscribe differently: what one of them wants reaches the group from every queue. */
+    private static void mixed(Env env) throws Exception {
+        String topic = env.topic(4);
+        Seen seen = new Seen();
+        DefaultMQPushConsumer byTag = env.push(env.name("group"), topic, "TagA");
+        byTag.registerMessageListener(Env.accept(seen));
+        byTag.start();
+        DefaultMQPushConsumer bySql = env.push(env.name("group"), topic, "*");
+        bySql.subscribe(topic, MessageSelector.bySql("TAGS = 'TagB' AND number > 30"));
+        bySql.registerMessageListener(Env.accept(seen));
+        bySql.start();
+        Env.awaitQueues(byTag, topic, 2);
+        Env.awaitQueues(bySql, topic, 2);
+        List<String> bodies = send(env, topic, "m", 60);
+        Set<String> wanted = new TreeSet<>();
+        for (int i = 0; i < 60; i++) {
+            if (i % 3 == 0 || i > 30) {
+                wanted.add(bodies.get(i));
+            }
+        }
+        long deadline = System.nanoTime() + 30_000_000_000L;
+        while (!seen.bodies().containsAll(wanted) && System.nanoTime() < deadline) {
+            Wait.quiet(100);
+        }
+        Set<String> missing = new TreeSet<>(wanted);
+        missing.removeAll(seen.bodies());
+        env.defect("messages that one member wants and none gets", missing.size(), wanted.size());
     }
 
     private static void litePull(Env env) throws Exception {
