@@ -239,7 +239,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     let stop = background.token();
     background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
     background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
-    background.spawn("timer", timer.run(stop.clone()));
+    background.spawn("timer", Arc::clone(&timer).run(stop.clone()));
     background.spawn("timer wheel", Arc::clone(&wheel).run(stop.clone()));
     let routes =
         Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics) as _, Arc::clone(&clock))
@@ -257,6 +257,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         members,
         offsets,
         transactions,
+        timer,
         wheel,
         retries,
         publisher,

@@ -26,6 +26,8 @@ pub enum StateKind {
     Offsets = 1,
     /// How often open transactions were checked.
     Checks = 2,
+    /// A message with a delay level that was recalled.
+    Recalled = 3,
 }
 
 impl StateKind {
@@ -34,6 +36,7 @@ impl StateKind {
         match raw {
             1 => Some(Self::Offsets),
             2 => Some(Self::Checks),
+            3 => Some(Self::Recalled),
             _ => None,
         }
     }
@@ -75,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_body_says_what_it_is_about() {
-        for kind in [StateKind::Offsets, StateKind::Checks] {
+        for kind in [StateKind::Offsets, StateKind::Checks, StateKind::Recalled] {
             let mut body = body_of(kind);
             body.extend_from_slice(b"payload");
             assert_eq!(parse(&body), Some((kind, &b"payload"[..])));

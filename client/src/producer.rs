@@ -257,7 +257,8 @@ impl Producer {
         Ok(SendTicket { reply, queue: queue.queue.clone(), id: outgoing.id })
     }
 
-    /// Takes a message back that was to be delivered later ([`Message::delay`], [`Message::deliver_at`]): nobody will get it.
+    /// Takes a message back that was to be delivered later ([`Message::delay`], [`Message::deliver_at`], with Gantry also
+    /// [`Message::delay_level`]): nobody will get it.
     /// `handle` is the receipt's [`recall_handle`](SendReceipt::recall_handle). The message's id; an error when it is due by
     /// now or was never sent. Taken back again it stays so.
     ///

@@ -76,10 +76,15 @@ async fn each_property_delays_and_what_cannot_be_is_refused() {
     until("a message of the past", || async { seen.lock().unwrap().contains_key("past") }).await;
     // A level counts first.
     let leveled = Message::new("Timers", "leveled").delay_level(1).delay(Duration::from_secs(86_400));
-    assert_eq!(send(leveled).await.recall_handle, None);
+    assert!(send(leveled).await.recall_handle.is_some());
+    let recalled = send(Message::new("Timers", "recalled").delay_level(1)).await.recall_handle.unwrap();
+    producer.recall("Timers", &recalled).await.unwrap();
+    producer.recall("Timers", &recalled).await.unwrap();
     let far = send(Message::new("Timers", "far").delay(Duration::from_secs(40 * 86_400))).await;
     assert!(far.recall_handle.is_some());
     until("five messages", || async { seen.lock().unwrap().len() == 5 }).await;
+    let error = producer.recall("Timers", &recalled).await.unwrap_err();
+    assert_eq!(error.code(), Some(ResponseCode::IllegalOperation), "{error}");
     let first = |body: &str| seen.lock().unwrap()[body][0];
     for (body, delay) in [("seconds", 1_000), ("millis", 700), ("leveled", 1_000)] {
         assert!(first(body) >= started + delay, "{body} came early");

@@ -94,7 +94,7 @@ pub struct Sent {
     pub queue_id: QueueId,
     /// The number in it; of a half, in the half queue.
     pub queue_offset: QueueOffset,
-    /// When a timer message is due: it can be recalled until then.
+    /// When a message that waits is due: it can be recalled until then.
     pub due: Option<Millis>,
 }
 
@@ -252,6 +252,7 @@ impl Publisher {
             half.queue
         } else if let Some(level) = level {
             let (name, id) = timer::retarget(properties, level, topic.name.as_str(), queue_id);
+            due = Some(self.clock.now().plus(self.levels.delay_ms(level)));
             self.store.queue(&name, id)?
         } else if let Some(at) = timer {
             let (name, id) = timer::retarget_timer(properties, at, topic.name.as_str(), queue_id);
@@ -313,11 +314,6 @@ impl Publisher {
         };
         timer::forget_timer(properties);
         Ok(due)
-    }
-
-    /// The longest delay that a message may ask for, in milliseconds.
-    pub fn max_delay_ms(&self) -> u64 {
-        self.levels.max_delay_ms()
     }
 
     fn check_size(&self, size: usize) -> Result<(), SendError> {

@@ -58,7 +58,7 @@ impl Publisher {
             phy: earlier,
             queue_id: real_queue.unwrap_or(view.queue_id()),
             queue_offset: view.queue_offset(),
-            due: timer::due_if_waiting(&view),
+            due: timer::due_if_waiting(&view, &self.levels),
         }))
     }
 

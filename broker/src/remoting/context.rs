@@ -26,7 +26,7 @@ use crate::publish::Publisher;
 use crate::routes::Embedded;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
-use crate::timer::Wheel;
+use crate::timer::{Timer, Wheel};
 use crate::topics::Topics;
 use crate::transaction::Transactions;
 
@@ -169,6 +169,8 @@ pub struct Services {
     pub routes: Arc<Embedded>,
     /// Half messages.
     pub transactions: Arc<Transactions>,
+    /// Messages with delay levels.
+    pub timer: Arc<Timer>,
     /// Timer messages.
     pub wheel: Arc<Wheel>,
     /// Retries and dead letters.

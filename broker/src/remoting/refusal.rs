@@ -55,7 +55,7 @@ fn recall(error: &RecallError) -> ResponseCode {
         | RecallError::TimeOver { .. }
         | RecallError::TooFar { .. }
         | RecallError::Unknown { .. } => ResponseCode::IllegalOperation,
-        RecallError::Busy => ResponseCode::SystemBusy,
+        RecallError::Busy | RecallError::TooMany { .. } => ResponseCode::SystemBusy,
         RecallError::Append(error) => append(error),
         RecallError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
         RecallError::LookUp(_) => ResponseCode::SystemError,

@@ -7,6 +7,7 @@ use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::send::{RecallMessageHeader, RecallMessageResponse};
 
 use super::context::{Handled, Reply, Services, short};
+use crate::timer::{self, Recall};
 
 /// Code 370. The answer says which message was taken back.
 pub(super) fn recall(services: &Arc<Services>, request: &OwnedCommand) -> Handled {
@@ -20,9 +21,12 @@ pub(super) fn recall(services: &Arc<Services>, request: &OwnedCommand) -> Handle
     }
     let services = Arc::clone(services);
     Handled::later(async move {
-        let limit_ms = services.publisher.max_delay_ms();
-        let broker = &services.config.node.name;
-        match services.wheel.recall(&header.topic, &header.recall_handle, broker, limit_ms).await {
+        let asked = Recall {
+            topic: &header.topic,
+            handle: &header.recall_handle,
+            broker: &services.config.node.name,
+        };
+        match timer::recall::recall(&services.wheel, &services.timer, &asked).await {
             Ok(msg_id) => Reply::header(&RecallMessageResponse { msg_id }),
             Err(error) => error.into(),
         }

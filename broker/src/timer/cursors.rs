@@ -4,11 +4,14 @@
 //! how the fold knows what was delivered, so that a crash right after the append delivers nothing twice. Position 0
 //! is written as 1: zero means "none" there, and no record starts at 1.
 //!
-//! `config/delayOffset.json` is Apache's file with two members of ours:
+//! A message that was recalled has no copy: a state record names it, `phy u64, level u32`.
+//!
+//! `config/delayOffset.json` is Apache's file with three members of ours:
 //!
 //! ```text
 //! { "dataVersion":{"counter":7,"stateVersion":0,"timestamp":1700000000000},
 //!   "gantryDelivered":{1:4096},       position of the newest delivered record of each level
+//!   "gantryRecalled":{8192:1},        position and level of recalled messages that are not passed over yet
 //!   "gantryPosition":81920,           the log position up to which this holds
 //!   "offsetTable":{1:3} }             first record of each level that was not delivered
 //! ```
@@ -24,12 +27,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::json;
-use gantry_proto::names::TopicKind;
+use gantry_proto::names::{TopicKind, topics};
+use gantry_proto::reader::Reader;
 use gantry_proto::record::{HotProperties, RecordView};
 use tokio::sync::Notify;
 
 use super::levels::Levels;
 use crate::clock::Clock;
+use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
 use crate::store::{ApplyError, Dispatched, Projection, Save};
 
@@ -45,16 +50,40 @@ pub(super) struct LevelState {
     pub(super) cursor: QueueOffset,
     /// Position of the newest waiting record whose delivery the log shows.
     pub(super) delivered: PhyOffset,
-    /// Delivered, but the log does not show it yet; in order.
-    pub(super) in_flight: VecDeque<(PhyOffset, QueueOffset)>,
+    /// Delivered or passed over, but the log does not show it yet; in order.
+    pub(super) in_flight: VecDeque<Passed>,
     /// Next record to deliver; `None` before the first look.
     pub(super) next: Option<QueueOffset>,
+}
+
+/// A message that was delivered, or passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// The mark of its record.
+    pub(super) mark: PhyOffset,
+    /// Its number.
+    pub(super) at: QueueOffset,
+    /// Whether a copy will say so.
+    pub(super) has_copy: bool,
+}
+
+/// A message with a delay level that was recalled, by its mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recalled {
+    /// The queue in which it waits.
+    pub(super) queue: QueueId,
+    /// Whether the log has it.
+    pub(super) is_logged: bool,
 }
 
 /// All levels, by the queue in which their messages wait.
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
     pub(super) levels: BTreeMap<QueueId, LevelState>,
+    /// What was recalled and is not passed over yet.
+    pub(super) recalled: BTreeMap<PhyOffset, Recalled>,
+    /// Changes with each recall.
+    pub(super) recalls: u64,
     version: u64,
     dirty: bool,
     /// The log was cut below the file's position: what it says may be too much.
@@ -77,19 +106,50 @@ impl Cursors {
                 level.delivered = waited_at;
                 self.dirty = true;
             }
-            level.settle();
+            self.settle(queue);
+        } else if let Some((mark, queue)) = recalled_by(view)
+            && self.levels.get(&queue).is_none_or(|level| level.delivered < mark)
+        {
+            self.recalled.insert(mark, Recalled { queue, is_logged: true });
+            self.recalls += 1;
+            self.dirty = true;
+        }
+    }
+
+    /// Moves a level's cursor over what the log shows to be delivered, and over what has no copy.
+    pub(super) fn settle(&mut self, queue: QueueId) {
+        let Some(level) = self.levels.get_mut(&queue) else { return };
+        while let Some(passed) = level.in_flight.front().copied() {
+            if passed.has_copy && passed.mark > level.delivered {
+                return;
+            }
+            level.in_flight.pop_front();
+            level.cursor = level.cursor.max(passed.at + 1);
+            if !passed.has_copy {
+                self.recalled.remove(&passed.mark);
+                self.dirty = true;
+            }
         }
     }
 }
 
-impl LevelState {
-    /// Moves the cursor over what the log shows to be delivered.
-    fn settle(&mut self) {
-        while self.in_flight.front().is_some_and(|(phy, _)| *phy <= self.delivered) {
-            let Some((_, at)) = self.in_flight.pop_front() else { return };
-            self.cursor = self.cursor.max(at + 1);
-        }
+/// Body of the state record that recalls the message marked `mark`.
+pub(super) fn recall_body(mark: PhyOffset, queue: QueueId) -> Vec<u8> {
+    let mut body = state::body_of(StateKind::Recalled);
+    body.extend_from_slice(&mark.get().to_be_bytes());
+    body.extend_from_slice(&(queue.get() + 1).to_be_bytes());
+    body
+}
+
+/// If `view` is such a record: the mark and the queue in which the message waits.
+fn recalled_by(view: &RecordView<'_>) -> Option<(PhyOffset, QueueId)> {
+    if view.topic() != topics::STATE {
+        return None;
     }
+    let (StateKind::Recalled, payload) = state::parse(view.body())? else { return None };
+    let mut reader = Reader::new(payload);
+    let mark = PhyOffset::new(reader.u64("mark").ok()?);
+    Some((mark, QueueId::new(reader.u32("level").ok()?.checked_sub(1)?)))
 }
 
 /// If `view` is a delivered copy: the queue in which it waited and where its waiting record starts.
@@ -174,7 +234,7 @@ impl Projection for TimerProjection {
 
     fn apply(&mut self, record: &Dispatched<'_>) -> Result<(), ApplyError> {
         // Most messages were never delayed: the lock is only for those that were.
-        if record.hot.delay_level.is_some_and(|level| level > 0) {
+        if record.hot.delay_level.is_some_and(|level| level > 0) || record.view.topic() == topics::STATE {
             self.shared.lock().apply(&record.view, &record.hot, &self.shared.levels);
         }
         let end = record.view.phy_offset() + u64::from(record.view.total_size());
@@ -234,6 +294,12 @@ fn decode(bytes: &[u8]) -> Option<(Cursors, Option<PhyOffset>)> {
     for (queue, delivered) in numbers("gantryDelivered") {
         cursors.levels.entry(queue).or_default().delivered = PhyOffset::new(delivered);
     }
+    let entries = file.get("gantryRecalled").and_then(serde_json::Value::as_object).into_iter().flatten();
+    let recalled = entries.filter_map(|(mark, level)| {
+        let queue = QueueId::new(u32::try_from(level.as_u64()?).ok()?.checked_sub(1)?);
+        Some((PhyOffset::new(mark.parse().ok()?), Recalled { queue, is_logged: true }))
+    });
+    cursors.recalled = recalled.collect();
     let position = file.get("gantryPosition").and_then(serde_json::Value::as_u64).map(PhyOffset::new);
     if position.is_none() {
         // Apache has delivered without telling: only its offsets count.
@@ -254,10 +320,15 @@ fn encode(cursors: &Cursors, position: PhyOffset, now: Millis) -> Vec<u8> {
     };
     let (offsets, delivered) =
         (numbers(&|level| level.cursor.get()), numbers(&|level| level.delivered.get()));
+    let mut recalled = String::new();
+    for (mark, message) in cursors.recalled.iter().filter(|(_, message)| message.is_logged) {
+        let comma = if recalled.is_empty() { "" } else { "," };
+        let _ = write!(recalled, "{comma}\n\t\t{mark}:{}", u64::from(message.queue.get()) + 1);
+    }
     let version =
         format!("\n\t\t\"counter\":{},\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":{now}", cursors.version);
     format!(
-        "{{\n\t\"dataVersion\":{{{version}\n\t}},\n\t\"gantryDelivered\":{{{delivered}\n\t}},\n\t\"gantryPosition\":{position},\n\t\"offsetTable\":{{{offsets}\n\t}}\n}}"
+        "{{\n\t\"dataVersion\":{{{version}\n\t}},\n\t\"gantryDelivered\":{{{delivered}\n\t}},\n\t\"gantryRecalled\":{{{recalled}\n\t}},\n\t\"gantryPosition\":{position},\n\t\"offsetTable\":{{{offsets}\n\t}}\n}}"
     )
     .into_bytes()
 }
@@ -282,6 +353,7 @@ mod tests {
         #[test]
         fn the_file_round_trips(
             levels in prop::collection::btree_map(0_u32..64, (0_u64..1 << 60, 0_u64..1 << 60), 0..20),
+            recalled in prop::collection::btree_map(0_u64..1 << 60, 0_u32..64, 0..20),
             position in 0_u64..1 << 60,
         ) {
             let state = |(cursor, delivered)| LevelState {
@@ -290,10 +362,19 @@ mod tests {
                 ..LevelState::default()
             };
             let levels = levels.into_iter().map(|(queue, at)| (QueueId::new(queue), state(at))).collect();
-            let cursors = Cursors { levels, version: 9, ..Cursors::default() };
+            let recalled: BTreeMap<_, _> = recalled
+                .into_iter()
+                .map(|(mark, queue)| {
+                    (PhyOffset::new(mark), Recalled { queue: QueueId::new(queue), is_logged: true })
+                })
+                .collect();
+            let unlogged = Recalled { queue: QueueId::ZERO, is_logged: false };
+            let mut cursors = Cursors { levels, recalled: recalled.clone(), version: 9, ..Cursors::default() };
+            cursors.recalled.insert(PhyOffset::new(1 << 61), unlogged);
             let bytes = encode(&cursors, PhyOffset::new(position), Millis::new(5));
             let (read, at) = decode(&bytes).expect("our own form");
             prop_assert_eq!(&read.levels, &cursors.levels);
+            prop_assert_eq!(&read.recalled, &recalled);
             prop_assert_eq!((at, read.version), (Some(PhyOffset::new(position)), 9));
         }
 

@@ -4,21 +4,24 @@
 //! is stored again under its real topic and queue, many messages in one append, in the order of each level. A copy
 //! that could not be stored is tried again, and those behind it wait.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_proto::ids::{Millis, PhyOffset, QueueOffset};
-use gantry_proto::names::TopicName;
-use gantry_proto::record::RecordView;
+use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
+use gantry_proto::names::{TopicName, topics};
+use gantry_proto::record::{RecallHandle, RecordView};
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{self, DeliverError};
-use super::cursors::{LevelState, Shared, TimerProjection, mark_of};
+use super::cursors::{LevelState, Passed, Recalled, Shared, TimerProjection, mark_of, recall_body};
 use super::levels::Levels;
+use super::recall::{CANDIDATES_MAX, RecallError, is_named};
 use crate::clock::{CORRECTION_MAX_MS, Clock, SLEEP_MAX};
+use crate::state;
 use crate::store::replay::Replay;
 use crate::store::retain::Hold;
 use crate::store::{AppendError, Batch, Queue, QueueEntry, ReadError, Store};
@@ -29,6 +32,8 @@ const RUN_MESSAGES_MAX: usize = 256;
 const RUN_BYTES_MAX: u64 = 256 * 1024;
 /// Deliveries of a level that the log does not show yet; more wait for it.
 const IN_FLIGHT_MAX: usize = 4096;
+/// Recalled messages that are not passed over yet; more are refused.
+const RECALLED_MAX: usize = 100_000;
 /// Pause after an append was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,6 +63,17 @@ pub(super) enum NextRound {
     Idle,
     /// The log takes no more records.
     Stopped,
+}
+
+/// What became of a wish to recall a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// It is recalled once that is in the log.
+    Now,
+    /// It was recalled before.
+    Before,
+    /// It is too late.
+    Delivered,
 }
 
 /// Reads the cursors in the directory `config`. The projection goes to the store; the rest starts when that is open.
@@ -178,8 +194,9 @@ impl Timer {
         }
     }
 
-    /// Stores copies of these messages, as many as fit one append.
+    /// Stores copies of these messages, as many as fit one append. Recalled ones are passed over.
     fn deliver_run(&self, queue: &Arc<Queue>, entries: &[QueueEntry]) -> Result<(), DeliverError> {
+        let (recalls, recalled) = self.recalled_among(entries);
         let mut batch = Batch::new();
         let mut bytes = 0;
         let mut done = Vec::with_capacity(entries.len());
@@ -188,32 +205,108 @@ impl Timer {
             if bytes > RUN_BYTES_MAX && !done.is_empty() {
                 break;
             }
-            if !entry.is_blank() {
+            let mark = mark_of(entry.phy);
+            let has_copy = !entry.is_blank() && !recalled.contains(&mark);
+            if has_copy {
                 self.push_copy(&mut batch, queue, entry)?;
             }
-            done.push((mark_of(entry.phy), entry.at));
+            done.push(Passed { mark, at: entry.at, has_copy });
         }
         let Some(last) = done.last().copied() else { return Ok(()) };
         // Noted first: the projection may see the copies before `append` returns.
         {
             let mut cursors = self.shared.lock();
+            if cursors.recalls != recalls {
+                return Ok(()); // one of these may have been recalled meanwhile: once more
+            }
             let level = cursors.levels.entry(queue.id()).or_default();
             level.in_flight.extend(done.iter().copied());
-            level.next = Some(last.1 + 1);
-        }
-        if batch.is_empty() {
-            return Ok(());
+            level.next = Some(last.at + 1);
+            if batch.is_empty() {
+                cursors.settle(queue.id());
+                return Ok(());
+            }
         }
         if let Err(error) = self.store.append(&mut batch) {
             let mut cursors = self.shared.lock();
             let level = cursors.levels.entry(queue.id()).or_default();
             let kept = level.in_flight.len().saturating_sub(done.len());
             level.in_flight.truncate(kept);
-            level.next = done.first().map(|first| first.1);
+            level.next = done.first().map(|first| first.at);
             return Err(error.into());
         }
         self.store.drive();
         Ok(())
+    }
+
+    /// Which of these were recalled, and how many recalls there were by then.
+    fn recalled_among(&self, entries: &[QueueEntry]) -> (u64, HashSet<PhyOffset>) {
+        let cursors = self.shared.lock();
+        let marks = entries.iter().map(|entry| mark_of(entry.phy));
+        (cursors.recalls, marks.filter(|mark| cursors.recalled.contains_key(mark)).collect())
+    }
+
+    /// Takes a message of a level back that has not been delivered. `None`: there is none under the handle. Safe when it
+    /// returns.
+    pub(super) async fn recall(&self, handle: &RecallHandle) -> Result<Option<()>, RecallError> {
+        let key = &handle.uniq_key;
+        let places =
+            self.store.index().find(topics::SCHEDULE, key, Millis::ZERO, Millis::MAX, CANDIDATES_MAX)?;
+        for phy in places {
+            let Ok(record) = self.store.record_at(phy) else { continue };
+            let Ok(view) = RecordView::parse(&record) else { continue };
+            let hot = view.properties().scan();
+            let delay = self.shared.levels.delays_ms().get(view.queue_id().get() as usize).copied();
+            let Some(due) = delay.map(|delay| view.store_at().plus(delay)) else { continue };
+            if view.topic() != topics::SCHEDULE || !is_named(handle, &hot, due) {
+                continue;
+            }
+            match self.note_recall(mark_of(phy), view.queue_id(), view.queue_offset())? {
+                Noted::Delivered => {}
+                Noted::Before => return Ok(Some(())),
+                Noted::Now => {
+                    let end = self.append_recall(mark_of(phy), view.queue_id())?;
+                    self.store.settled(end).await?;
+                    self.store.dispatched(end).await?;
+                    return Ok(Some(()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_recall(&self, mark: PhyOffset, queue: QueueId, at: QueueOffset) -> Result<Noted, RecallError> {
+        let mut cursors = self.shared.lock();
+        let cursors = &mut *cursors;
+        if let Some(before) = cursors.recalled.get(&mark) {
+            return if before.is_logged { Ok(Noted::Before) } else { Err(RecallError::Busy) };
+        }
+        let level = cursors.levels.entry(queue).or_default();
+        if level.delivered >= mark || level.cursor > at || level.next.is_some_and(|next| next > at) {
+            return Ok(Noted::Delivered);
+        }
+        if cursors.recalled.len() >= RECALLED_MAX {
+            return Err(RecallError::TooMany { limit: RECALLED_MAX });
+        }
+        cursors.recalled.insert(mark, Recalled { queue, is_logged: false });
+        cursors.recalls += 1;
+        Ok(Noted::Now)
+    }
+
+    fn append_recall(&self, mark: PhyOffset, queue: QueueId) -> Result<PhyOffset, RecallError> {
+        let append = || -> Result<PhyOffset, DeliverError> {
+            let states = self.store.queue(&TopicName::state(), QueueId::ZERO)?;
+            let body = recall_body(mark, queue);
+            let mut batch = Batch::new();
+            let draft = state::draft(&body, self.store.clock().now());
+            batch.push(&states, &draft).map_err(|error| io::Error::other(error.to_string()))?;
+            Ok(self.store.append(&mut batch)?.end)
+        };
+        let end = append().inspect_err(|_| {
+            self.shared.lock().recalled.remove(&mark);
+        })?;
+        self.store.drive();
+        Ok(end)
     }
 
     /// Adds the copy of one waiting message. A damaged one is reported and passed over.
@@ -268,6 +361,11 @@ impl Timer {
                 let next = first_undelivered(queue, level);
                 level.cursor = next;
                 level.next = Some(next);
+                // What lies before was passed over.
+                let passed = queue.entry(next).map(|entry| mark_of(entry.phy));
+                cursors.recalled.retain(|mark, message| {
+                    message.queue != queue.id() || passed.is_some_and(|passed| *mark >= passed)
+                });
                 next
             }
         }
@@ -294,6 +392,7 @@ impl Timer {
         for level in cursors.levels.values_mut() {
             *level = LevelState::default();
         }
+        cursors.recalled.clear();
         let (from, end) = (self.store.min_offset(), self.store.max_offset());
         Replay::new(self.store.log().segments()).each(from, end, |view| {
             cursors.apply(view, &view.properties().scan(), &self.shared.levels);

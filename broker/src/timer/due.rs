@@ -1,8 +1,10 @@
 //! When a timer message is due: what its sender asks for, and what a stored one says.
 
 use gantry_proto::ids::{Millis, QueueId};
-use gantry_proto::names::{TopicName, topics};
+use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{HotProperties, Properties, PropertiesBuf, RecordView, keys};
+
+use super::levels::Levels;
 
 /// Apache stores due times cut to seconds, or a second less, beside the time that was asked for.
 const PEER_PRECISION_MS: u64 = 1000;
@@ -95,9 +97,16 @@ pub fn forget_asked(properties: &mut PropertiesBuf) {
     }
 }
 
-/// When the timer message in a record is due; `None` when it is none.
-pub fn due_if_waiting(view: &RecordView<'_>) -> Option<Millis> {
-    (view.topic() == topics::TIMER).then(|| due_of(&view.properties().scan()))?
+/// When the message in a record is due; `None` when it waits for nothing.
+pub fn due_if_waiting(view: &RecordView<'_>, levels: &Levels) -> Option<Millis> {
+    match TopicKind::of(view.topic()) {
+        TopicKind::Timer => due_of(&view.properties().scan()),
+        TopicKind::Schedule => {
+            let level = levels.level(view.properties().delay_level()?)?;
+            Some(view.store_at().plus(levels.delay_ms(level)))
+        }
+        _ => None,
+    }
 }
 
 /// When a stored timer message is due. Apache cuts it to seconds, but what was asked for may be there too.

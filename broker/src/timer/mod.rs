@@ -30,7 +30,7 @@ pub use deliver::{Timer, Unstarted, load};
 pub use due::{TimerError, asked, due_if_waiting, forget_asked, forget_timer, retarget_timer};
 pub use fire::{UnstartedWheel, Wheel, load_wheel};
 pub use levels::{Level, Levels};
-pub use recall::RecallError;
+pub use recall::{Recall, RecallError};
 pub use wheel::WheelProjection;
 
 /// Makes a message for `topic` and `queue` one that waits at `level`: notes the real target in its

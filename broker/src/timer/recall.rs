@@ -1,4 +1,4 @@
-//! Taking a timer message back before it is due.
+//! Taking a message back before it is due.
 //!
 //! The handle names topic, broker, due time and message id; where the message waits is found by its id in the key index. A
 //! recall is a record of the timer topic, with Apache's properties for it, that names the timer's record. Recall and
@@ -9,18 +9,22 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::{TopicName, topics};
-use gantry_proto::record::{EncodeError, PropertiesBuf, RecallHandle, RecordDraft, RecordView, Text, keys};
+use gantry_proto::record::{
+    EncodeError, HotProperties, PropertiesBuf, RecallHandle, RecordDraft, RecordView, Text, keys,
+};
 
 use super::copy::DeliverError;
 use super::cursors::mark_of;
+use super::deliver::Timer;
 use super::due::due_of;
 use super::fire::Wheel;
 use super::index::{Place, Standing};
+use super::levels::Levels;
 use crate::state;
 use crate::store::{AppendError, Batch, Poisoned, Store};
 
 /// Records with one message id that are looked at.
-const CANDIDATES_MAX: usize = 64;
+pub(super) const CANDIDATES_MAX: usize = 64;
 /// Apache's handles name a time that is off by up to this.
 const TOLERANCE_MS: u64 = 1000;
 /// Tag of a recall, as Apache's.
@@ -76,6 +80,12 @@ pub enum RecallError {
         /// The topic.
         topic: String,
     },
+    /// The bound of recalled messages with delay levels is reached.
+    #[error("{limit} messages with delay levels are recalled and not due yet: try again when some are")]
+    TooMany {
+        /// The most there may be.
+        limit: usize,
+    },
     /// Somebody else is at it.
     #[error("the message is just being delivered, recalled or moved: try again")]
     Busy,
@@ -114,62 +124,80 @@ struct Found {
     was_recalled: bool,
 }
 
+/// A request to take a message back.
+#[derive(Clone, Copy, Debug)]
+pub struct Recall<'a> {
+    /// The topic that it names.
+    pub topic: &'a str,
+    /// The handle.
+    pub handle: &'a str,
+    /// This broker's name.
+    pub broker: &'a str,
+}
+
+/// Takes the message back that waits in `wheel` or in a level of `levels`; its id. What was taken back before stays so. Safe
+/// when it returns.
+pub async fn recall(wheel: &Wheel, levels: &Timer, asked: &Recall<'_>) -> Result<String, RecallError> {
+    let handle = RecallHandle::decode(asked.handle).ok_or(RecallError::BadHandle)?;
+    wheel.check(&handle, asked, levels.levels())?;
+    // What was acknowledged is visible; index and timers must know it, too.
+    wheel.store.dispatched(wheel.store.visible_offset()).await?;
+    if wheel.recall(&handle).await?.is_none() && levels.recall(&handle).await?.is_none() {
+        return Err(RecallError::Unknown { uniq_key: handle.uniq_key, topic: handle.topic });
+    }
+    Ok(handle.uniq_key)
+}
+
+/// Whether a waiting message with these properties that is due at `due` is the one that the handle names.
+pub(super) fn is_named(handle: &RecallHandle, hot: &HotProperties<'_>, due: Millis) -> bool {
+    let off_ms = due.since(handle.deliver_at).max(handle.deliver_at.since(due));
+    hot.uniq_key.map(Text::as_str) == Some(&handle.uniq_key)
+        && hot.real_topic == Some(&handle.topic)
+        && off_ms <= TOLERANCE_MS
+}
+
 impl Wheel {
-    /// Takes the message back that `handle` names; its id. What was taken back before stays so. `topic` is what the request
-    /// says, `broker` this broker's name, `limit_ms` the longest delay. Safe when it returns.
-    pub async fn recall(
-        &self,
-        topic: &str,
-        handle: &str,
-        broker: &str,
-        limit_ms: u64,
-    ) -> Result<String, RecallError> {
-        let handle = RecallHandle::decode(handle).ok_or(RecallError::BadHandle)?;
-        self.check(&handle, topic, broker, limit_ms)?;
-        // What was acknowledged is visible; index and timers must know it, too.
-        self.store.dispatched(self.store.visible_offset()).await?;
-        let found = self.look_up(&handle)?;
+    /// Takes back the message that `handle` names; `None` when none waits here under it.
+    async fn recall(&self, handle: &RecallHandle) -> Result<Option<()>, RecallError> {
+        let found = self.look_up(handle)?;
         let mut is_busy = false;
         for place in found.timers {
             match self.shared.index.take(place)? {
                 Standing::Taken => {
-                    let end = self.append_recall(place, &handle)?;
+                    let end = self.append_recall(place, handle)?;
                     self.store.settled(end).await?;
                     // Who asks again finds it done.
                     self.store.dispatched(end).await?;
-                    return Ok(handle.uniq_key);
+                    return Ok(Some(()));
                 }
                 Standing::Busy => is_busy = true,
                 Standing::Gone => {}
             }
         }
         match (found.was_recalled, is_busy) {
-            (true, _) => Ok(handle.uniq_key),
+            (true, _) => Ok(Some(())),
             (false, true) => Err(RecallError::Busy),
-            (false, false) => Err(RecallError::Unknown { uniq_key: handle.uniq_key, topic: handle.topic }),
+            (false, false) => Ok(None),
         }
     }
 
-    fn check(
-        &self,
-        handle: &RecallHandle,
-        topic: &str,
-        broker: &str,
-        limit_ms: u64,
-    ) -> Result<(), RecallError> {
-        if handle.broker != broker {
-            return Err(RecallError::OtherBroker { theirs: handle.broker.clone(), ours: broker.to_owned() });
+    fn check(&self, handle: &RecallHandle, asked: &Recall<'_>, levels: &Levels) -> Result<(), RecallError> {
+        if handle.broker != asked.broker {
+            let ours = asked.broker.to_owned();
+            return Err(RecallError::OtherBroker { theirs: handle.broker.clone(), ours });
         }
-        if handle.topic != topic {
-            return Err(RecallError::OtherTopic { theirs: handle.topic.clone(), asked: topic.to_owned() });
+        if handle.topic != asked.topic {
+            let asked = asked.topic.to_owned();
+            return Err(RecallError::OtherTopic { theirs: handle.topic.clone(), asked });
         }
         let now = self.store.clock().now();
         if handle.deliver_at <= now {
             return Err(RecallError::TimeOver { late_ms: now.since(handle.deliver_at) });
         }
+        let longest = levels.delays_ms().iter().copied().max().unwrap_or(0).max(levels.max_delay_ms());
         let wait_ms = handle.deliver_at.since(now);
-        if wait_ms > limit_ms.saturating_add(TOLERANCE_MS) {
-            return Err(RecallError::TooFar { wait_ms, limit_ms });
+        if wait_ms > longest.saturating_add(TOLERANCE_MS) {
+            return Err(RecallError::TooFar { wait_ms, limit_ms: longest });
         }
         Ok(())
     }
@@ -184,12 +212,7 @@ impl Wheel {
             let Ok(view) = RecordView::parse(&record) else { continue };
             let hot = view.properties().scan();
             let Some(due) = due_of(&hot) else { continue };
-            let off_ms = due.since(handle.deliver_at).max(handle.deliver_at.since(due));
-            if view.topic() != topics::TIMER
-                || hot.uniq_key.map(Text::as_str) != Some(key)
-                || hot.real_topic != Some(&handle.topic)
-                || off_ms > TOLERANCE_MS
-            {
+            if view.topic() != topics::TIMER || !is_named(handle, &hot, due) {
                 continue;
             }
             if view.properties().timer_recalls().is_some() {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
-use gantry_proto::record::{PropertiesBuf, RecordDraft, RecordView, SysFlag, TransactionFlag, keys};
+use gantry_proto::record::{
+    PropertiesBuf, RecallHandle, RecordDraft, RecordView, SysFlag, TransactionFlag, keys,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::NextRound;
@@ -263,4 +265,45 @@ async fn a_clock_that_is_set_forward_is_noticed_by_the_sleeping_task() {
         broker.clock.advance(3 * 3_600_000);
     });
     assert_eq!(delivered.await, ["far"]);
+}
+
+#[tokio::test]
+async fn a_recalled_message_is_passed_over() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let handle = |key: &str, ms| {
+        let handle = RecallHandle::encode("orders", "broker-a", fixture::NOW.plus(ms), key);
+        RecallHandle::decode(&handle).expect("a handle")
+    };
+    for body in ["first", "kept", "last"] {
+        broker.delayed(body, 2).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(broker.timer.recall(&handle("first", 5_000)).await.expect("it waits"), Some(()));
+    }
+    assert_eq!(broker.timer.recall(&handle("last", 5_000)).await.expect("it waits"), Some(()));
+    for unknown in [handle("none", 5_000), handle("kept", 1_000)] {
+        assert_eq!(broker.timer.recall(&unknown).await.expect("looked up"), None);
+    }
+    // Over a crash, with and without a checkpoint.
+    drop(broker);
+    let broker = open(dir.path());
+    broker.store.save_checkpoint().expect("a checkpoint");
+    drop(broker);
+    let broker = open(dir.path());
+    assert_eq!(broker.timer.recall(&handle("last", 5_000)).await.expect("it was"), Some(()));
+    broker.clock.advance(5_000);
+    assert_eq!(broker.round().await, NextRound::Idle);
+    assert_eq!(broker.delivered(), ["kept"]);
+    assert_eq!(broker.timer.recall(&handle("kept", 5_000)).await.expect("looked up"), None);
+    // What was recalled holds no log and is forgotten.
+    broker.store.save_checkpoint().expect("a checkpoint");
+    let file = std::fs::read_to_string(dir.path().join("config/delayOffset.json")).expect("the file");
+    assert!(file.contains("\"gantryRecalled\":{\n\t}") && file.contains("2:3"), "{file}");
+    drop(broker);
+    let broker = open_at(dir.path(), fixture::NOW.plus(10_000));
+    broker.delayed("later", 2).await;
+    broker.clock.advance(5_000);
+    broker.round().await;
+    assert_eq!(broker.delivered(), ["kept", "later"]);
 }

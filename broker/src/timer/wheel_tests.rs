@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::state;
 use crate::store::disk::RealDisk;
 use crate::store::retain::Retention;
-use crate::store::{Batch, FlushPolicy, Store, StoreOptions};
+use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 const LIMIT_MS: u64 = 40 * DAY_MS;
@@ -27,6 +27,7 @@ const LIMIT_MS: u64 = 40 * DAY_MS;
 struct Broker {
     store: Arc<Store>,
     wheel: Arc<Wheel>,
+    levels: Arc<Timer>,
     clock: Arc<ManualClock>,
     metrics: Arc<Metrics>,
 }
@@ -40,9 +41,17 @@ fn open_with(dir: &Path, now: Millis, retention: Retention) -> Broker {
     let metrics = Arc::new(Metrics::default());
     let (projection, unstarted) =
         load_wheel(dir, Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(&metrics)).expect("readable");
-    let store = fixture::keeping_store(dir, Arc::clone(&clock), retention, vec![Box::new(projection)]);
+    let (delays, timer) = levels(dir, &clock);
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(projection), Box::new(delays)];
+    let store = fixture::keeping_store(dir, Arc::clone(&clock), retention, projections);
     let wheel = unstarted.start(Arc::clone(&store)).expect("readable");
-    Broker { store, wheel, clock, metrics }
+    let levels = timer.start(Arc::clone(&store));
+    Broker { store, wheel, levels, clock, metrics }
+}
+
+fn levels(dir: &Path, clock: &Arc<ManualClock>) -> (TimerProjection, Unstarted) {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    load(&dir.join("config"), Levels::default(), clock).expect("readable")
 }
 
 fn open(dir: &Path) -> Broker {
@@ -84,6 +93,7 @@ impl Broker {
     }
 
     async fn round(&self) -> NextRound {
+        self.levels.deliver_due();
         let next = self.wheel.round();
         self.store.dispatched(self.store.max_offset()).await.expect("dispatched");
         next
@@ -113,7 +123,12 @@ impl Broker {
     }
 
     async fn recall(&self, handle: &str) -> Result<String, RecallError> {
-        self.wheel.recall("orders", handle, "broker-a", LIMIT_MS).await
+        self.recall_of("orders", handle).await
+    }
+
+    async fn recall_of(&self, topic: &str, handle: &str) -> Result<String, RecallError> {
+        let asked = Recall { topic, handle, broker: "broker-a" };
+        recall::recall(&self.wheel, &self.levels, &asked).await
     }
 }
 
@@ -300,7 +315,7 @@ async fn what_cannot_be_recalled_is_refused_with_a_sentence() {
     assert!(refused(broker.recall("nonsense").await).contains("no recall handle"));
     let foreign = RecallHandle::encode("orders", "broker-b", fixture::NOW.plus(1_000), "one");
     assert!(refused(broker.recall(&foreign).await).contains("broker broker-b"));
-    let other = broker.wheel.recall("payments", &handle, "broker-a", LIMIT_MS).await;
+    let other = broker.recall_of("payments", &handle).await;
     assert!(refused(other).contains("topic orders"));
     let far = broker.handle("one", LIMIT_MS + 2_000);
     assert!(refused(broker.recall(&far).await).contains("longest delay"));
@@ -393,20 +408,27 @@ async fn the_store_that_apache_wrote_keeps_its_timers() {
     let clock = Arc::new(ManualClock::new(due.minus(1)));
     let (projection, unstarted) =
         load_wheel(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>, Arc::default()).expect("readable");
+    let (delays, timer) = levels(dir.path(), &clock);
     let options = StoreOptions { reserve_bytes: 0, policy: FlushPolicy::Memory, ..StoreOptions::default() };
-    let store =
-        Store::open(dir.path(), &options, Arc::new(RealDisk), clock.clone(), vec![Box::new(projection)]);
+    let store = Store::open(
+        dir.path(),
+        &options,
+        Arc::new(RealDisk),
+        clock.clone(),
+        vec![Box::new(projection), Box::new(delays)],
+    );
     let store = Arc::new(store.expect("the store opens"));
     let wheel = unstarted.start(Arc::clone(&store)).expect("readable");
-    let broker = Broker { store, wheel, clock, metrics: Arc::default() };
+    let levels = timer.start(Arc::clone(&store));
+    let broker = Broker { store, wheel, levels, clock, metrics: Arc::default() };
     let delivered = || [0, 1].map(|queue| broker.delivered_to("VecDelay", queue)).concat();
     let before = delivered();
     assert!(before.contains(&"timer-2s".to_owned()), "{before:?}");
     // What was delivered or recalled there is done; what was not waits on, to the millisecond.
-    broker.round().await;
+    broker.wheel.round();
     assert_eq!(delivered(), before);
     broker.clock.advance(1);
-    broker.round().await;
+    broker.wheel.round();
     let new: Vec<_> = delivered().into_iter().filter(|body| !before.contains(body)).collect();
     assert_eq!((new.as_slice(), broker.wheel.pending()), (&["timer-deliver-at".to_owned()][..], 0));
 }
