@@ -29,6 +29,7 @@ use crate::members::Members;
 use crate::message::now;
 use crate::options::{ClientOptions, local_ip};
 use crate::producer::ProducerBuilder;
+use crate::request::Requests;
 use crate::routes::{Origin, Route, Routes};
 
 /// Requests of brokers that wait to be handed on.
@@ -67,6 +68,8 @@ pub(crate) struct Core {
     pub uniq_keys: UniqKeys,
     pub members: Members,
     pub routes: Routes,
+    /// Requests that wait for their replies.
+    pub requests: Requests,
     name_servers: Vec<Arc<Link>>,
     /// The name server in use: an index that grows when one fails.
     name_server: AtomicUsize,
@@ -109,6 +112,7 @@ impl Client {
             uniq_keys: UniqKeys::new(ip, pid, process),
             members: Members::default(),
             routes: Routes::default(),
+            requests: Requests::default(),
             name_servers: addresses
                 .into_iter()
                 .map(|address| Arc::new(Link::new(address.into(), wiring.clone())))

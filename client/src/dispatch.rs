@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Core;
 use crate::connection::FromServer;
+use crate::request;
 use crate::transaction;
 
 /// Hands on requests until `stop`.
@@ -32,6 +33,7 @@ fn hand_on(core: &Arc<Core>, request: FromServer) {
             transaction::answer_check(core, request);
             return;
         }
+        RequestCode::PushReplyMessageToClient => return request::take_reply(core, &request),
         RequestCode::NotifyConsumerIdsChanged
         | RequestCode::GetConsumerRunningInfo
         | RequestCode::ConsumeMessageDirectly => {

@@ -19,7 +19,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`Client::producer`] | send: one by one, in batches, one-way, pipelined, to the queue of a key |
+//! | [`Client::producer`] | send: one by one, in batches, one-way, pipelined, to the queue of a key; request and wait for the reply |
 //! | [`Client::transaction_producer`] | send if and only if the local work succeeds |
 //! | [`Client::push_consumer`] | consume as messages come, sharing the queues with the group's other members |
 //! | [`Client::pull_consumer`] | consume at your own pace: assign, seek, poll, commit |
@@ -48,6 +48,7 @@ mod push;
 mod queues;
 mod rebalance;
 mod recall;
+mod request;
 mod retry;
 mod routes;
 mod transaction;
@@ -63,4 +64,5 @@ pub use producer::{Producer, ProducerBuilder, SendReceipt, SendStatus, SendTicke
 pub use pull::{PullConsumer, PullConsumerBuilder, SeekTo};
 pub use push::{ConsumeFrom, Outcome, PushConsumer, PushConsumerBuilder};
 pub use queues::{PullStatus, Pulled};
+pub use request::Reply;
 pub use transaction::{OpenTransaction, Resolution, TransactionProducer, TransactionProducerBuilder};

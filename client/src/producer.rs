@@ -103,7 +103,8 @@ impl ProducerBuilder {
         let core = self.client.core();
         core.members.add_producer(&group, checker);
         core.beat.notify_one();
-        let seat = Seat { client: self.client, group, gone: AtomicBool::new(false) };
+        let seat =
+            Seat { client: self.client, group, gone: AtomicBool::new(false), known: AtomicBool::new(false) };
         Ok(Producer { seat: Arc::new(seat), settings: self.settings })
     }
 }
@@ -113,6 +114,8 @@ struct Seat {
     client: Client,
     group: GroupName,
     gone: AtomicBool,
+    /// Whether the brokers in use have heard of the group.
+    known: AtomicBool,
 }
 
 impl Seat {
@@ -188,11 +191,22 @@ pub(crate) struct Outgoing {
     pub max_reconsume_times: Option<i32>,
 }
 
-/// One message, or many in one request.
+/// One message, or many in one request, or the reply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Single,
     Batch,
+    Reply,
+}
+
+impl Shape {
+    const fn code(self) -> RequestCode {
+        match self {
+            Self::Single => RequestCode::SendMessageV2,
+            Self::Batch => RequestCode::SendBatchMessage,
+            Self::Reply => RequestCode::SendReplyMessageV2,
+        }
+    }
 }
 
 impl Producer {
@@ -203,6 +217,11 @@ impl Producer {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         self.seat.client.core()
+    }
+
+    /// Whether the brokers in use have heard of the group.
+    pub(crate) fn known(&self) -> &AtomicBool {
+        &self.seat.known
     }
 
     pub(crate) const fn settings(&self) -> &Settings {
@@ -242,7 +261,7 @@ impl Producer {
         let connection = self.connect(queue).await?;
         let header = self.header(&outgoing, queue);
         let timeout = self.core().timeout();
-        connection.tell(RequestCode::SendMessageV2, &header, &[&outgoing.body], timeout).await
+        connection.tell(outgoing.shape.code(), &header, &[&outgoing.body], timeout).await
     }
 
     /// Hands a message to the connection; the ticket tells later what became of it. One attempt is made.
@@ -312,6 +331,8 @@ impl Producer {
                 sys_flag = sys_flag.with_compression(Some(Compression::Zlib));
             }
         }
+        let has_any = !properties.as_bytes().is_empty();
+        let shape = if has_any && properties.view().is_reply() { Shape::Reply } else { Shape::Single };
         let id = self.give_id(&mut properties);
         let born_at = now().get();
         Ok(Outgoing {
@@ -323,7 +344,7 @@ impl Producer {
             born_at,
             id,
             sharding_key,
-            shape: Shape::Single,
+            shape,
             reconsume_times: 0,
             max_reconsume_times: None,
         })
@@ -349,8 +370,13 @@ impl Producer {
     ) -> Result<SendReceipt> {
         let mut attempts = Attempts::new(self.settings.send_timeout, self.settings.elsewhere);
         let mut failed_on: Option<BrokerName> = None;
+        let attempt_timeout = match outgoing.shape {
+            Shape::Single | Shape::Batch => self.core().timeout(),
+            // It is answered when the requester has taken it.
+            Shape::Reply => self.settings.send_timeout,
+        };
         loop {
-            let timeout = attempts.time_left(self.core().timeout());
+            let timeout = attempts.time_left(attempt_timeout);
             let (error, broker) = match self.deliver_once(outgoing, to, failed_on.as_ref(), timeout).await {
                 Ok(receipt) => return Ok(receipt),
                 Err(failed) => failed,
@@ -412,12 +438,8 @@ impl Producer {
         timeout: Duration,
     ) -> Result<Reply<SendAnswer>> {
         let connection = self.connect(queue).await?;
-        let code = match outgoing.shape {
-            Shape::Single => RequestCode::SendMessageV2,
-            Shape::Batch => RequestCode::SendBatchMessage,
-        };
         let header = self.header(outgoing, queue);
-        connection.ask(code, &header, &[&outgoing.body], timeout).await
+        connection.ask(outgoing.shape.code(), &header, &[&outgoing.body], timeout).await
     }
 
     fn header<'a>(&'a self, outgoing: &'a Outgoing, queue: &'a RouteQueue) -> SendMessageV2<'a> {

@@ -291,6 +291,11 @@ impl TopicName {
         Self(Arc::from(format!("{DEAD_LETTER_PREFIX}{group}")))
     }
 
+    /// The topic to which a cluster's replies to request messages go.
+    pub fn reply(cluster: &str) -> Self {
+        Self(Arc::from(format!("{cluster}_REPLY_TOPIC")))
+    }
+
     own_topics! {
         /// The topic of the delay levels.
         schedule = topics::SCHEDULE,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client_scenarios::{topic, until};
+use client_scenarios::{requests, topic, until};
 use gantry_client::{Client, ClientOptions, ConsumeFrom, Message, Outcome};
 use gantry_tests::harness::Gantry;
 
@@ -72,4 +72,34 @@ async fn the_client_outlives_the_broker() {
         "{stats:?}"
     );
     client.shutdown().await;
+}
+
+/// A request that is under way when the broker dies has its time-out; those after it are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_answered_again_after_a_crash() {
+    let mut gantry = Gantry::start(&FLAGS);
+    let name_server = gantry.name_server().to_string();
+    let client = Client::connect(ClientOptions::new(&*name_server)).await.unwrap();
+    let other = Client::connect(ClientOptions::new(&*name_server)).await.unwrap();
+    topic(&client, "Questions", 2).await;
+    let answering = requests::replier(&other, "Questions").await;
+    let producer = client.producer("requesters").send_timeout(Duration::from_secs(30)).start().await.unwrap();
+    assert_eq!(requests::ask(&producer, "Questions", "before").await.unwrap(), "re: before");
+    let under_way = {
+        let producer = producer.clone();
+        tokio::spawn(async move { requests::ask(&producer, "Questions", "meanwhile").await })
+    };
+    tokio::task::block_in_place(|| {
+        gantry.kill9();
+        gantry.restart();
+    });
+    // Whether it was answered before the crash, is after it, or was never sent: it ends, and is right.
+    if let Ok(reply) = under_way.await.unwrap() {
+        assert_eq!(reply, "re: meanwhile");
+    }
+    until("an answer after the crash", || async {
+        requests::ask(&producer, "Questions", "after").await.is_ok_and(|reply| reply == "re: after")
+    })
+    .await;
+    answering.shutdown().await;
 }

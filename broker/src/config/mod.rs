@@ -258,11 +258,14 @@ pub struct TopicsConfig {
     pub template_queues: u32,
     /// Most topics that may exist. Default 100 000.
     pub max: usize,
+    /// Whether replies to request messages are stored too, in `<cluster>_REPLY_TOPIC`, and not only pushed to
+    /// who waits for them. Default true.
+    pub store_replies: bool,
 }
 
 impl Default for TopicsConfig {
     fn default() -> Self {
-        Self { auto_create: true, default_queues: 4, template_queues: 8, max: 100_000 }
+        Self { auto_create: true, default_queues: 4, template_queues: 8, max: 100_000, store_replies: true }
     }
 }
 

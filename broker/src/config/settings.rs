@@ -148,6 +148,9 @@ settings! {
         |c, text| c.topics.template_queues = number(text, 1, 1024)?;
     "topics.max" "GANTRY_MAX_TOPICS" "max-topics" "N" "Most topics [default: 100000]"
         |c, text| c.topics.max = number(text, 64, 10_000_000)?;
+    "topics.store_replies" "GANTRY_STORE_REPLIES" "store-replies" "true|false"
+        "Store replies to request messages, beside pushing them [default: true]"
+        |c, text| c.topics.store_replies = switch(text)?;
 
     "limits.message_bytes" "GANTRY_MAX_MESSAGE_SIZE" "max-message-size" "SIZE"
         "Most bytes of one message's body [default: 4MiB]"

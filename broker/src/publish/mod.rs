@@ -5,6 +5,7 @@
 //! after a batch of sends and answers when [`Sent::end`] is settled.
 
 mod batch;
+pub mod reply;
 mod resend;
 #[cfg(test)]
 mod tests;

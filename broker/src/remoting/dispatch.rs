@@ -8,7 +8,7 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{
-    consumer, group, lock, member, offset, progress, pull, query, route, send, status, timer, topic,
+    consumer, group, lock, member, offset, progress, pull, query, reply, route, send, status, timer, topic,
     transaction, upkeep,
 };
 use crate::groups::members::CallAnswer;
@@ -56,6 +56,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
     let (locks, broker) = (&*services.locks, services.config.node.name.as_str());
     let reply = match code {
         Code::RecallMessage => return timer::recall(services, request),
+        Code::SendReplyMessage | Code::SendReplyMessageV2 => return reply::handle(services, request, caller),
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
         Code::QueryConsumerOffset => {
             return offset::query_offset(&services.offsets, &services.store, request);

@@ -124,7 +124,7 @@ async fn a_pull_that_waits_is_answered_when_its_topic_is_deleted() {
 }
 
 /// A client of a producer group on a connection of its own, and how services reach it.
-async fn producer(broker: &Broker) -> (TcpStream, Arc<Peer>) {
+pub(super) async fn producer(broker: &Broker) -> (TcpStream, Arc<Peer>) {
     let mut stream = TcpStream::connect(broker.broker_address()).await.expect("connected");
     let beat = HeartbeatData {
         client_id: "requester".to_owned(),
@@ -254,7 +254,7 @@ async fn a_group_pulls_nothing_of_a_topic_that_it_is_forbidden() {
 }
 
 /// A connection without a socket.
-fn connection(services: &Arc<Services>) -> Connection {
+pub(super) fn connection(services: &Arc<Services>) -> Connection {
     let (outbox, _) = Peer::outbox();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 5));
     let language = gantry_proto::remoting::codes::Language::Java;

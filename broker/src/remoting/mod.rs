@@ -23,6 +23,9 @@ mod progress;
 mod pull;
 pub mod query;
 mod refusal;
+mod reply;
+#[cfg(test)]
+mod reply_tests;
 pub mod route;
 mod send;
 mod status;

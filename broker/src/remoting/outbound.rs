@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::offsets::{ResetOffsetBody, ResetOffsetBodyForC};
 use gantry_proto::remoting::body::queues::MessageQueue;
-use gantry_proto::remoting::codes::{Language, RequestCode};
+use gantry_proto::remoting::codes::{Language, RequestCode, ResponseCode};
 use gantry_proto::remoting::frame::Serialize;
-use gantry_proto::remoting::header::{ExtWrite, Head};
+use gantry_proto::remoting::header::{ExtWrite, Head, encode_frame};
 use gantry_proto::remoting::request::member::ConsumerGroupHeader;
 use gantry_proto::remoting::request::offset::ResetOffsetHeader;
 use gantry_proto::remoting::request::transaction::CheckTransactionStateHeader;
 
 use super::connection::Connection;
-use crate::groups::members::{Notice, OffsetReset};
+use crate::groups::members::{CallAnswer, Notice, OffsetReset};
 
 /// Numbers of requests to clients that are not answered. Calls have their own: an answer's is looked up among them.
 static OPAQUE: AtomicI32 = AtomicI32::new(1);
@@ -47,10 +47,25 @@ pub(super) fn write(connection: &mut Connection, notice: &Notice) {
             ask(connection, RequestCode::CheckTransactionState, &header, &message);
         }
         Notice::ResetOffsets(reset) => reset_offsets(connection, reset),
-        Notice::Call { opaque } => {
-            let Some(call) = connection.caller.outbox.take_call(*opaque) else { return }; // nobody waits any more
-            let head = Head::request(call.code.code(), *opaque);
-            connection.answer(Serialize::Json, &head, &call.ext, &call.body);
+        Notice::Call { opaque } => call(connection, *opaque),
+    }
+}
+
+/// Sends a call. What makes no frame is answered here: the client must not see half of it.
+fn call(connection: &mut Connection, opaque: i32) {
+    let Some(call) = connection.caller.outbox.take_call(opaque) else { return }; // nobody waits any more
+    let start = connection.out.len();
+    let head = Head::request(call.code.code(), opaque);
+    match encode_frame(&mut connection.out, Serialize::Json, &head, &call.ext, call.body.len()) {
+        Ok(()) => connection.out.extend_from_slice(&call.body),
+        Err(error) => {
+            connection.out.truncate(start);
+            let refused = || CallAnswer {
+                code: ResponseCode::SystemError.into(),
+                remark: Some(error.to_string()),
+                body: Vec::new(),
+            };
+            connection.caller.outbox.answer(opaque, refused);
         }
     }
 }

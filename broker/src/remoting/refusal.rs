@@ -9,6 +9,7 @@ use crate::groups::members::CallError;
 use crate::groups::offsets::CommitError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
+use crate::publish::reply::ReplyError;
 use crate::store::AppendError;
 use crate::timer::RecallError;
 use crate::topics::TopicError;
@@ -59,6 +60,19 @@ fn recall(error: &RecallError) -> ResponseCode {
         RecallError::Append(error) => append(error),
         RecallError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
         RecallError::LookUp(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why a reply was not acknowledged. What concerns its requester has Apache's code, whatever it is.
+pub(super) fn reply(error: &ReplyError) -> ResponseCode {
+    match error {
+        ReplyError::NotTaken { why: CallError::Busy { .. }, .. } => ResponseCode::SystemBusy,
+        ReplyError::NoRequester
+        | ReplyError::NotOnline { .. }
+        | ReplyError::NotTaken { .. }
+        | ReplyError::Refused { .. } => ResponseCode::SystemError,
+        ReplyError::Send(error) => send(error),
+        ReplyError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+pub mod requests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ pub async fn all(name_server: &str) {
     push(&client).await;
     push_members(&client, name_server).await;
     broadcasting_and_order(&client).await;
+    requests::requests(&client, name_server).await;
     client.shutdown().await;
     let error = client.admin().topics().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Calls that may be under way on one connection.
 const CALLS_MAX: usize = 1024;
-/// Bytes that their bodies may have together; a larger one goes alone.
+/// Bytes that they may have together; a larger one goes alone.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A request to a client that is to be answered.
@@ -35,6 +35,11 @@ impl Call {
     /// A request with the fields of `header`.
     pub fn new(code: RequestCode, header: &impl ExtWrite, body: Vec<u8>) -> Self {
         Self { ext: OwnedCommand::request(code, header).ext, code, body }
+    }
+
+    /// Bytes of its fields and body.
+    fn bytes(&self) -> usize {
+        self.ext.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + self.body.len()
     }
 }
 
@@ -65,7 +70,7 @@ pub enum CallError {
     Busy {
         /// Calls under way.
         calls: usize,
-        /// Bytes of their bodies.
+        /// Their bytes.
         bytes: usize,
     },
 }
@@ -123,7 +128,7 @@ impl Calls {
         if table.closed {
             return Err(CallError::Gone);
         }
-        let (calls, bytes) = (table.waiting.len(), call.body.len());
+        let (calls, bytes) = (table.waiting.len(), call.bytes());
         let fits = table.bytes.saturating_add(bytes) <= BYTES_MAX || calls == 0;
         if calls >= CALLS_MAX || !fits {
             return Err(CallError::Busy { calls, bytes: table.bytes });

@@ -116,6 +116,8 @@ struct Table {
     producers: HashMap<GroupName, ProducerGroup>,
     /// The groups in which a connection has members.
     by_connection: HashMap<u64, HashSet<GroupName>>,
+    /// The producer groups of each client.
+    produces_in: HashMap<Arc<str>, BTreeSet<GroupName>>,
     len: usize,
 }
 
@@ -151,6 +153,9 @@ impl Members {
         }
         let members = &mut table.producers.entry(group.clone()).or_default().members;
         let before = members.insert(Arc::clone(&peer.client_id), member);
+        if !known {
+            table.produces_in.entry(Arc::clone(&peer.client_id)).or_default().insert(group.clone());
+        }
         table.unlink_replaced(group, before.map(|member| member.peer), peer);
         table.by_connection.entry(peer.connection).or_default().insert(group.clone());
         table.len += usize::from(!known);
@@ -357,6 +362,14 @@ impl Members {
             .unwrap_or_default()
     }
 
+    /// The producer with this client id, of whatever group, as its last heartbeat came.
+    pub fn producer(&self, client_id: &str) -> Option<Arc<Peer>> {
+        let table = self.lock();
+        let groups = table.produces_in.get(client_id)?.iter();
+        let members = groups.filter_map(|group| table.producers.get(group)?.members.get(client_id));
+        members.max_by_key(|member| member.seen).map(|member| Arc::clone(&member.peer))
+    }
+
     /// All producer groups with their members.
     pub fn all_producers(&self) -> BTreeMap<GroupName, Vec<Member>> {
         let table = self.lock();
@@ -421,14 +434,33 @@ impl Table {
 
     fn remove_producer(&mut self, group: &str, gone: impl Fn(&str, &Member) -> bool) {
         let Some(state) = self.producers.get_mut(group) else { return };
-        let before = state.members.len();
         let mut left = Vec::new();
-        state.members.retain(|id, member| !leaves(gone(id, member), &member.peer, &mut left));
-        self.len -= before - state.members.len();
+        let mut clients = Vec::new();
+        state.members.retain(|id, member| {
+            let stays = !leaves(gone(id, member), &member.peer, &mut left);
+            if !stays {
+                clients.push(Arc::clone(id));
+            }
+            stays
+        });
+        self.len -= clients.len();
         if state.members.is_empty() {
             self.producers.remove(group);
         }
+        for client in clients {
+            self.forget_producing(&client, group);
+        }
         self.unlink(group, &left);
+    }
+
+    /// A client is no producer of the group any more.
+    fn forget_producing(&mut self, client: &str, group: &str) {
+        if let Some(groups) = self.produces_in.get_mut(client) {
+            groups.remove(group);
+            if groups.is_empty() {
+                self.produces_in.remove(client);
+            }
+        }
     }
 
     /// A client registered anew, perhaps on another connection.

@@ -283,6 +283,23 @@ fn producers_are_asked_in_turn() {
 }
 
 #[test]
+fn a_producer_is_found_by_its_id_where_it_was_heard_last() {
+    let (clock, members) = members();
+    let (old, new) = (Client::new(1, "a"), Client::new(2, "a"));
+    let (p, q) = (GroupName::internal("p"), GroupName::internal("q"));
+    members.register_producer(&p, &old.peer).unwrap();
+    clock.advance(1);
+    members.register_producer(&q, &new.peer).unwrap();
+    let connection = || members.producer("a").map(|peer| peer.connection);
+    assert_eq!(connection(), Some(2));
+    members.connection_closed(2);
+    assert_eq!(connection(), Some(1));
+    members.unregister("a", Some("p"), None);
+    assert_eq!(connection(), None);
+    assert!(members.lock().produces_in.is_empty());
+}
+
+#[test]
 fn a_check_goes_to_a_member_that_can_take_it() {
     let (_, members) = members();
     let group = GroupName::internal("p");
