@@ -416,6 +416,45 @@ fn usage_errors_are_exit_code_2() {
     assert_eq!(harness::run(&["--version"]).code, Some(0));
 }
 
+/// A broker that starts with the file of an Apache broker does as it says, tells what has no effect, and refuses what
+/// it would do otherwise.
+#[test]
+fn the_file_of_an_apache_broker_is_followed_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.conf");
+    let file = path.to_str().unwrap();
+    let refuse = |text: &str, what: &str| {
+        fs::write(&path, text).unwrap();
+        let line = ["serve", "--broker-conf", file];
+        refused(&line.join(" "), &harness::run(&line), 2, what);
+    };
+    refuse(
+        "brokerName = broker-a\nbrokerRole = SLAVE\n",
+        "broker.conf, line 2, key brokerRole: \"SLAVE\" cannot be had",
+    );
+    refuse("flushDiskTyp=SYNC_FLUSH\n", "did you mean flushDiskType?");
+    refuse("fileReservedTime=\\u00\n", "broker.conf, line 1: ");
+    fs::write(
+        &path,
+        "# as it was\nbrokerClusterName=lab\nbrokerName=broker-b\nbrokerId=0\ndeleteWhen=04\nfileReservedTime=48\n\
+         autoCreateTopicEnable=false\nlistenPort=10911\nflushDiskType=ASYNC_FLUSH\n",
+    )
+    .unwrap();
+    let broker = Gantry::start(&["--broker-conf", file]); // its flags for ports and store win
+    let name_server = broker.name_server().to_string();
+    let shell = Shell { broker, name_server };
+    assert!(
+        shell.broker.log().contains("broker.conf, line 5: deleteWhen is ignored: log files go"),
+        "{}",
+        shell.broker.log()
+    );
+    shell.ok("topic create T --queues 2");
+    let topic = shell.json("topic describe T");
+    assert!(topic.to_string().contains("broker-b"), "{topic}");
+    let (code, _, said) = shell.feed("produce Unknown", "one\n");
+    assert!(code == 1 && said.contains("Unknown"), "{said}");
+}
+
 /// The shell blocks of the README's tour, run as they are. Only what builds something is left out.
 #[test]
 fn the_tour_of_the_readme_works() {

@@ -7,17 +7,20 @@ use std::process::{Command, ExitCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::broker::Broker;
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, Loaded, ServeArgs};
 use crate::store::disk::{Disk as _, RealDisk};
 
 /// Runs `gantry serve`.
 pub fn run(args: &ServeArgs) -> ExitCode {
-    let config = match crate::config::load(args, |name| std::env::var_os(name)) {
-        Ok(config) => config,
+    let Loaded { config, ignored } = match crate::config::load(args, |name| std::env::var_os(name)) {
+        Ok(loaded) => loaded,
         Err(error) => return super::fail(2, &error),
     };
     settle_allocator();
     super::log_to_stderr("info");
+    for key in ignored {
+        tracing::info!("{key}");
+    }
     raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -38,7 +38,8 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
 
 fn run_verify(args: &Verify) -> Result<(), Failure> {
     let config = crate::config::load(&args.store.0, |name| std::env::var_os(name))
-        .map_err(|error| Failure::Usage(output::text(&error)))?;
+        .map_err(|error| Failure::Usage(output::text(&error)))?
+        .config;
     let options = VerifyOptions {
         index: IndexOptions { slots: config.store.index_slots, entries: config.store.index_entries },
         delay_levels: Levels::new(&config.timer).delays_ms(),

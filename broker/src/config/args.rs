@@ -1,4 +1,4 @@
-//! The flags of `gantry serve`: one for each setting, plus the file to read. And those of them that commands on a
+//! The flags of `gantry serve`: one for each setting, plus the files to read. And those of them that commands on a
 //! store without a broker take.
 
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use super::settings::{SETTINGS, Setting};
 pub struct ServeArgs {
     /// The TOML file named by `--config`.
     pub config: Option<PathBuf>,
+    /// The file of Apache's broker named by `--broker-conf`.
+    pub broker_conf: Option<PathBuf>,
     /// Flag and value, in the order of [`SETTINGS`].
     pub(super) flags: Vec<(&'static str, String)>,
 }
@@ -21,6 +23,7 @@ impl ServeArgs {
         let flag = |setting: &Setting| Some((setting.flag, matches.get_one::<String>(setting.flag)?.clone()));
         Self {
             config: matches.get_one::<PathBuf>("config").cloned(),
+            broker_conf: matches.get_one::<PathBuf>("broker-conf").cloned(),
             flags: settings.filter_map(flag).collect(),
         }
     }
@@ -86,6 +89,11 @@ fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
         .help("TOML file to read; flags and environment win over it [env: GANTRY_CONFIG]");
+    let apache = Arg::new("broker-conf")
+        .long("broker-conf")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("broker.conf of an Apache broker to read; all else wins over it [env: GANTRY_BROKER_CONF]");
     let flags = settings.map(|setting| {
         Arg::new(setting.flag)
             .long(setting.flag)
@@ -94,5 +102,5 @@ fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -
             .allow_hyphen_values(true)
             .help(format!("{} [env: {}] [file: {}]", setting.help, setting.env, setting.key))
     });
-    command.arg(file).args(flags)
+    command.arg(file).arg(apache).args(flags)
 }

@@ -1,17 +1,21 @@
-//! Fills the configuration: flag over environment over TOML file over default.
+//! Fills the configuration: flag over environment over TOML file over `broker.conf` over default.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::apache::{self, Ignored};
 use super::settings::{SETTINGS, Setting};
 use super::{Config, ServeArgs};
 
 /// Names the TOML file when no flag does.
 const FILE_ENV: &str = "GANTRY_CONFIG";
 
-/// Bytes of the TOML file that are read at most.
+/// Names the `broker.conf` when no flag does.
+const BROKER_CONF_ENV: &str = "GANTRY_BROKER_CONF";
+
+/// Bytes of a file that are read at most.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a value came from.
@@ -23,6 +27,8 @@ pub enum Source {
     Env(String),
     /// A dotted key in this file.
     File(PathBuf, String),
+    /// This line and key of an Apache broker's file.
+    BrokerConf(PathBuf, usize, String),
 }
 
 impl fmt::Display for Source {
@@ -31,6 +37,7 @@ impl fmt::Display for Source {
             Self::Flag(flag) => write!(f, "flag {flag}"),
             Self::Env(name) => write!(f, "environment variable {name}"),
             Self::File(path, key) => write!(f, "key {key} in {}", path.display()),
+            Self::BrokerConf(path, line, key) => write!(f, "{}, line {line}, key {key}", path.display()),
         }
     }
 }
@@ -71,14 +78,41 @@ pub enum ConfigError {
         /// Line, column and what was expected.
         wrong: String,
     },
+    /// The file is no properties file.
+    #[error("{}, line {line}: {wrong}", path.display())]
+    BadProperties {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, and what to write.
+        wrong: &'static str,
+    },
     /// Two values that cannot hold together.
     #[error("{0}")]
     Contradiction(String),
 }
 
-/// The configuration that flags, environment (`env` looks a variable up) and file give together.
-pub fn load(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
+/// The configuration, and what was found on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Keys of the `broker.conf` that have no effect, which people should be told.
+    pub ignored: Vec<Ignored>,
+}
+
+/// The configuration that flags, environment (`env` looks a variable up) and files give together.
+pub fn load(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Loaded, ConfigError> {
     let mut config = Config::default();
+    let mut ignored = Vec::new();
+    if let Some(path) = args.broker_conf.clone().or_else(|| env(BROKER_CONF_ENV).map(PathBuf::from)) {
+        let conf = apache::read(&path)?;
+        for given in conf.given {
+            apply(&mut config, given.setting, &given.text, given.from)?;
+        }
+        ignored = conf.ignored;
+    }
     let file = args.config.clone().or_else(|| env(FILE_ENV).map(PathBuf::from));
     if let Some(path) = file {
         apply_file(&mut config, &path)?;
@@ -98,7 +132,7 @@ pub fn load(args: &ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<
         }
     }
     check(&config)?;
-    Ok(config)
+    Ok(Loaded { config, ignored })
 }
 
 fn apply(config: &mut Config, setting: &Setting, text: &str, from: Source) -> Result<(), ConfigError> {
@@ -144,13 +178,21 @@ fn text_of(value: &toml::Value) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
+    String::from_utf8(read_bytes(path)?).map_err(|error| ConfigError::Unreadable {
+        path: path.to_owned(),
+        cause: io::Error::new(io::ErrorKind::InvalidData, error),
+    })
+}
+
+/// All of a file, if it is not too long to be one.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > FILE_BYTES_MAX {
-        let wrong = format!("it has {bytes} bytes, the limit is {FILE_BYTES_MAX}");
-        return Err(ConfigError::Malformed { path: path.to_owned(), wrong });
+        let what = format!("it has {bytes} bytes, the limit is {FILE_BYTES_MAX}");
+        return Err(unreadable(io::Error::other(what)));
     }
-    std::fs::read_to_string(path).map_err(unreadable)
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// What only the whole can tell.
@@ -221,12 +263,13 @@ mod tests {
         let mut args = args(words);
         args.config = Some(path);
         let env: Vec<(String, OsString)> = env.iter().map(|(k, v)| ((*k).to_owned(), v.into())).collect();
-        load(&args, |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+        let loaded = load(&args, |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()));
+        loaded.map(|loaded| loaded.config)
     }
 
     #[test]
     fn without_anything_the_defaults_hold() {
-        assert_eq!(load(&ServeArgs::default(), no_env).expect("defaults are valid"), Config::default());
+        assert_eq!(load(&ServeArgs::default(), no_env).expect("defaults are valid"), Loaded::default());
     }
 
     #[test]
@@ -245,7 +288,7 @@ mod tests {
         let path = dir.path().join("g.toml");
         std::fs::write(&path, "[timer]\ndelay_levels = [\"1s\", \"2s\"]\n").expect("writing the file");
         let env = |name: &str| (name == FILE_ENV).then(|| path.clone().into_os_string());
-        let config = load(&ServeArgs::default(), env).expect("the file is valid");
+        let config = load(&ServeArgs::default(), env).expect("the file is valid").config;
         assert_eq!(config.timer.delay_levels, [1, 2].map(Duration::from_secs));
     }
 

@@ -1,8 +1,9 @@
 //! What the operator can set: one struct per section, handed only to its owner.
 //!
-//! [`load`](load::load) fills them from flags, the environment, a TOML file and these defaults, in
-//! that order of precedence; [`settings`] lists every value with its names in the three sources.
+//! [`load`](load::load) fills them from flags, the environment, a TOML file, Apache's `broker.conf` and these defaults,
+//! in that order of precedence; [`settings`] lists every value with its names in the three sources.
 
+pub mod apache;
 mod args;
 pub mod load;
 pub mod settings;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{ServeArgs, StoreArgs};
-pub use load::{ConfigError, load};
+pub use load::{ConfigError, Loaded, load};
 
 /// Everything `gantry serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
