@@ -366,6 +366,7 @@ async fn vip_listener(bind: IpAddr, asked: u16, broker: u16) -> Result<Option<Tc
 async fn sweep(services: Arc<Services>, background: Shutdown) {
     loop {
         services.metrics.sample(services.clock.now());
+        remoting::rates::sample(&services);
         tokio::select! {
             () = background.token().cancelled() => return,
             () = tokio::time::sleep(SWEEP) => {}

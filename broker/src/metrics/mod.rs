@@ -2,6 +2,7 @@
 
 pub mod histogram;
 pub mod history;
+pub mod rates;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +10,7 @@ use gantry_proto::ids::Millis;
 
 pub use histogram::Histogram;
 use history::{History, Totals};
+use rates::Rates;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -108,6 +110,8 @@ pub struct Metrics {
     pub timer_lateness: Histogram,
     /// What the counters were.
     pub history: History,
+    /// How topics and groups grow.
+    pub rates: Rates,
 }
 
 impl Metrics {

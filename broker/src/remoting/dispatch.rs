@@ -8,8 +8,8 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{
-    consumer, group, lock, member, offset, progress, pull, query, reply, route, send, status, timer, topic,
-    transaction, upkeep,
+    consumer, group, lock, member, offset, progress, pull, query, rates, reply, route, send, status, timer,
+    topic, transaction, upkeep,
 };
 use crate::groups::members::CallAnswer;
 
@@ -156,6 +156,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::UpdateAndGetGroupForbidden => group::forbid((groups, topics), request),
         Code::QueryConsumeTimeSpan => progress::time_span((topics, offsets), store, broker, request),
         Code::QueryCorrectionOffset => progress::corrections((topics, offsets), store, request),
+        Code::ViewBrokerStatsData => rates::view(services, request),
         Code::QueryTopicsByConsumer => group::topics_of(offsets, request),
         Code::GetBrokerConfig => {
             status::config(&services.config, topics.data_version(), services.broker_port)

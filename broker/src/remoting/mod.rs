@@ -22,6 +22,7 @@ pub mod pace;
 mod progress;
 mod pull;
 pub mod query;
+pub mod rates;
 mod refusal;
 mod reply;
 #[cfg(test)]

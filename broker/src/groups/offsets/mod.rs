@@ -391,6 +391,11 @@ impl Offsets {
         self.shared.table().topics_of_group(group).into_iter().collect()
     }
 
+    /// How far groups are: their offsets added up over the queues of each topic, at most `max` sums.
+    pub fn sums(&self, max: usize) -> Vec<(GroupName, TopicName, u64)> {
+        self.shared.table().sums(max)
+    }
+
     /// Groups that have an offset in the topic, in order.
     pub fn groups_of_topic(&self, topic: &str) -> Vec<GroupName> {
         self.shared.table().groups_of_topic(topic).into_iter().collect()

@@ -319,6 +319,15 @@ impl Table {
         self.groups.get(group).into_iter().flat_map(HashMap::keys).cloned().collect()
     }
 
+    /// Offsets added up over the queues of each topic, for each group, at most `max` of them.
+    pub fn sums(&self, max: usize) -> Vec<(GroupName, TopicName, u64)> {
+        let all = self.groups.iter().flat_map(|(group, topics)| topics.iter().map(move |of| (group, of)));
+        let sum = |queues: &BTreeMap<QueueId, Entry>| {
+            queues.values().filter_map(|entry| entry.noted.or(entry.logged)).map(QueueOffset::get).sum()
+        };
+        all.take(max).map(|(group, (topic, queues))| (group.clone(), topic.clone(), sum(queues))).collect()
+    }
+
     pub fn groups_of_topic(&self, topic: &str) -> BTreeSet<GroupName> {
         let named = self.groups.iter().filter(|(_, topics)| topics.contains_key(topic));
         named.map(|(group, _)| group.clone()).collect()
