@@ -268,7 +268,6 @@ pub fn all(scale: &Scale) -> Vec<Shape> {
         add(Part::Official, format!("Apache's benchmark classes: {name}"), load);
     }
     for queues in scale.many.queues {
-        // Every queue has had some messages before anything is measured.
         let warmup = quick(20_000).max(u64::from(queues) * 4);
         let load = Load { queues, warmup, ..produce(&format!("queues-{queues}")) };
         add(Part::Queues, queues_name(queues), load);
@@ -288,6 +287,11 @@ pub fn queues_name(queues: u32) -> String {
 /// What a new broker gets before anything is measured.
 pub fn first_sends(scale: &Scale) -> Load {
     Load { extent: Extent::Millis(scale.first_millis), ..Load::produce("first") }
+}
+
+/// What gives each queue of a shape its first messages.
+pub fn first_of_each_queue(load: &Load) -> Load {
+    Load { warmup: 0, extent: Extent::Messages(u64::from(load.queues) * 4), ..load.clone() }
 }
 
 /// What makes the topic that is drained.

@@ -10,7 +10,7 @@
 
 use gantry_benches::failure::Failure;
 use gantry_benches::load::{Load, Measured};
-use gantry_benches::peer::{Kind, Policy, pause};
+use gantry_benches::peer::{Kind, Peer, Policy, pause};
 use gantry_benches::stop;
 use serde::Serialize;
 
@@ -73,7 +73,7 @@ fn in_turn(
     let mut seats = Vec::new();
     for (kind, peer) in brokers.of(&with_store, options) {
         let seated = Seat::start(kind, peer, policy, options).and_then(|seat| {
-            prepare(&seat, shapes, options)?;
+            prepare(peer, &seat, shapes, options)?;
             pause(seat.server.as_ref()).and(Ok(seat))
         });
         match seated {
@@ -118,11 +118,19 @@ fn one_round(
 }
 
 /// What a broker gets before anything is measured.
-fn prepare(seat: &Seat, shapes: &[Shape], options: &Options) -> Result<(), Failure> {
+fn prepare(peer: &dyn Peer, seat: &Seat, shapes: &[Shape], options: &Options) -> Result<(), Failure> {
     let scale = options.scale();
     seat.measure(&plan::first_sends(&scale))?;
     if shapes.iter().any(|shape| shape.load.topic == plan::DRAINED) {
         seat.measure(&plan::fill(&scale))?;
+    }
+    // Some brokers make a queue's files with its first message, others some seconds later.
+    let of_queues = |shape: &&Shape| shape.part == Part::Queues && peer.can(&shape.load);
+    for shape in shapes.iter().filter(of_queues) {
+        seat.measure(&plan::first_of_each_queue(&shape.load))?;
+    }
+    if shapes.iter().any(|shape| shape.part == Part::Queues) {
+        seat.rest()?;
     }
     Ok(())
 }

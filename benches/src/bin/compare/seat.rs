@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_benches::failure::Failure;
 use gantry_benches::load::{Load, Measured};
 use gantry_benches::peer::{Kind, Peer, Policy, Server, pause, resume};
+use gantry_benches::process::cpu_percent;
 use gantry_benches::stop;
 use tempfile::TempDir;
 
@@ -13,6 +14,11 @@ use crate::options::Options;
 
 /// After a run a broker goes on so long: what it still has to do for the run is not the next run's.
 const SETTLE: Duration = Duration::from_millis(700);
+/// A broker is at rest when it used less than so much of a core for so long: longer than brokers put work off.
+const REST_PERCENT: f64 = 5.0;
+const REST_LOOK: Duration = Duration::from_secs(6);
+/// How often is looked for that.
+const REST_LOOKS: u32 = 5;
 
 /// A broker on a store that goes with it.
 pub struct Seat {
@@ -39,6 +45,16 @@ impl Seat {
         let measured = self.server.run(load)?;
         stop::sleep(SETTLE)?;
         Ok(measured)
+    }
+
+    /// Waits until it has nothing left to do, or not much for a broker that is never idle.
+    pub fn rest(&self) -> Result<(), Failure> {
+        for _ in 0..REST_LOOKS {
+            if cpu_percent(&self.server.pids(), REST_LOOK)? < REST_PERCENT {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Lets it run for `work` only.
