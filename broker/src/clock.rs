@@ -14,6 +14,9 @@ pub const CORRECTION_MAX_MS: u64 = 10 * 60 * 1000;
 /// The longest sleep until a time of the clock: it may be set meanwhile, and nobody tells.
 pub const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// The longest sleep of a task that keeps log from being removed: what has come since may go without it.
+pub const HOLD_SLEEP_MAX: Duration = Duration::from_secs(10);
+
 /// Says what time it is.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current time. It may step back when the operator sets the machine's clock.

@@ -20,7 +20,7 @@ use super::copy::{self, DeliverError};
 use super::cursors::{LevelState, Passed, Recalled, Shared, TimerProjection, mark_of, recall_body};
 use super::levels::Levels;
 use super::recall::{CANDIDATES_MAX, RecallError, is_named};
-use crate::clock::{CORRECTION_MAX_MS, Clock, SLEEP_MAX};
+use crate::clock::{CORRECTION_MAX_MS, Clock, HOLD_SLEEP_MAX, SLEEP_MAX};
 use crate::state;
 use crate::store::replay::Replay;
 use crate::store::retain::Hold;
@@ -118,7 +118,7 @@ impl Timer {
                     let sleep = Duration::from_millis(due.since(self.store.clock().now()));
                     (sleep.min(SLEEP_MAX), due)
                 }
-                NextRound::Idle => (Duration::MAX, Millis::MAX),
+                NextRound::Idle => (HOLD_SLEEP_MAX, Millis::MAX),
                 NextRound::Stopped => return,
             };
             self.shared.sleeps_until.store(until.get(), Ordering::SeqCst);
@@ -129,7 +129,7 @@ impl Timer {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
+                () = tokio::time::sleep(sleep) => {}
             }
         }
     }

@@ -25,7 +25,7 @@ use super::due::due_of;
 use super::index::{Bounds, Place, Standing};
 use super::recall::push_end;
 use super::wheel::{Shared, WheelProjection};
-use crate::clock::{Clock, SLEEP_MAX};
+use crate::clock::{Clock, HOLD_SLEEP_MAX, SLEEP_MAX};
 use crate::metrics::Metrics;
 use crate::store::disk::RealDisk;
 use crate::store::replay::Replay;
@@ -133,7 +133,7 @@ impl Wheel {
                     let sleep = Duration::from_millis(due.since(self.store.clock().now()));
                     (sleep.min(SLEEP_MAX), due)
                 }
-                NextRound::Idle => (Duration::MAX, Millis::MAX),
+                NextRound::Idle => (HOLD_SLEEP_MAX, Millis::MAX),
                 NextRound::Behind(end) => {
                     tokio::select! {
                         () = stop.cancelled() => return,
@@ -151,7 +151,7 @@ impl Wheel {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
+                () = tokio::time::sleep(sleep) => {}
             }
         }
     }

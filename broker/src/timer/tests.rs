@@ -307,3 +307,23 @@ async fn a_recalled_message_is_passed_over() {
     broker.round().await;
     assert_eq!(broker.delivered(), ["kept", "later"]);
 }
+
+/// Regression: a task without messages slept forever, and its hold kept the log from the start on.
+#[tokio::test(start_paused = true)]
+async fn log_files_go_while_nothing_waits() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&broker.timer).run(stop.clone()));
+    tokio::task::yield_now().await;
+    let fill = vec![b'x'; 100_000];
+    for _ in 0..25 {
+        fixture::send_with(&broker.store, "fill", 0, (b"", &fill), 1).await;
+    }
+    broker.clock.advance(100 * 3_600_000);
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    broker.store.keep_house().expect("kept");
+    assert!(broker.store.min_offset() >= PhyOffset::new(1 << 20), "the first file is gone");
+    stop.cancel();
+    task.await.expect("it ends");
+}

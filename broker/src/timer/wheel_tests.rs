@@ -21,6 +21,8 @@ use crate::store::disk::RealDisk;
 use crate::store::retain::Retention;
 use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
 
+mod edges;
+
 const DAY_MS: u64 = 24 * 3600 * 1000;
 const LIMIT_MS: u64 = 40 * DAY_MS;
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::projection::checks_body;
 use super::table::OpenHalf;
 use super::{StoreError, Transactions};
-use crate::clock::SLEEP_MAX;
+use crate::clock::{HOLD_SLEEP_MAX, SLEEP_MAX};
 use crate::groups::members::CheckRequest;
 use crate::state;
 use crate::store::Batch;
@@ -45,7 +45,7 @@ impl Transactions {
             let sleep = match next {
                 NextRound::Soon => Duration::from_millis(1000 / ROUNDS_PER_SECOND as u64),
                 NextRound::At(due) => Duration::from_millis(due.since(now)).min(SLEEP_MAX),
-                NextRound::Idle => Duration::MAX,
+                NextRound::Idle => HOLD_SLEEP_MAX,
             };
             let until = if let NextRound::At(due) = next { due.get() } else { i64::MAX };
             self.shared.sleeps_until.store(until, Ordering::SeqCst);
@@ -55,7 +55,7 @@ impl Transactions {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(sleep), if sleep != Duration::MAX => {}
+                () = tokio::time::sleep(sleep) => {}
             }
         }
         self.note_progress();

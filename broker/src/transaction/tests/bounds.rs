@@ -36,3 +36,22 @@ async fn long_messages_committed_by_one_read_are_stored_in_several_runs() {
     broker.dispatched().await;
     assert_eq!((broker.visible().len(), broker.ops().len()), (7, 7));
 }
+
+/// Regression: the task slept forever while no half was open, and its hold kept the log from the start on.
+#[tokio::test(start_paused = true)]
+async fn log_files_go_while_no_half_is_open() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&broker.transactions).run(stop.clone()));
+    tokio::task::yield_now().await;
+    for _ in 0..20 {
+        fixture::send_with(&broker.store, "fill", 0, (b"", &[b'x'; 10_000]), 1).await;
+    }
+    broker.clock.advance(100 * 3_600_000);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    broker.store.keep_house().expect("kept");
+    assert!(broker.store.min_offset() > PhyOffset::ZERO, "the first file is gone");
+    stop.cancel();
+    task.await.expect("it ends");
+}

@@ -1,0 +1,39 @@
+//! Cases at the edges: nothing that waits, properties that leave no room, two timers under one id, targets that are the
+//! broker's own.
+
+use std::time::Duration;
+
+use super::*;
+
+const KEEP_MS: u64 = 10_000;
+
+fn open_keeping(dir: &Path) -> Broker {
+    open_with(dir, fixture::NOW, Retention { keep_ms: KEEP_MS, ..Retention::default() })
+}
+
+/// Fills more than two log files.
+async fn fill(broker: &Broker) {
+    let (bytes, plain) = (vec![b'x'; 100_000], PropertiesBuf::new());
+    for _ in 0..25 {
+        broker.store_record(&TopicName::internal("fill"), QueueId::ZERO, &bytes, &plain, SysFlag::NONE).await;
+    }
+}
+
+/// Regression: a task without timers slept forever, and its hold kept the log from the start on.
+#[tokio::test(start_paused = true)]
+async fn log_files_go_while_nothing_waits() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open_keeping(dir.path());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(Arc::clone(&broker.wheel).run(stop.clone()));
+    tokio::task::yield_now().await;
+    fill(&broker).await;
+    broker.clock.advance(2 * KEEP_MS);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // The levels have a hold of their own.
+    broker.levels.deliver_due();
+    broker.store.keep_house().expect("kept");
+    assert!(broker.store.min_offset() >= PhyOffset::new(1 << 20), "the first file is gone");
+    stop.cancel();
+    task.await.expect("it ends");
+}
