@@ -262,6 +262,9 @@ impl Publisher {
         } else {
             self.queue_of(topic, queue_id)?
         };
+        if timer.is_some() {
+            timer::check_room(properties)?;
+        }
         let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
         scratch.batch.clear();
         scratch.batch.push(&queue, &draft)?;

@@ -217,3 +217,45 @@ fn one_batch_sent_on_many_connections_at_once_is_stored_once() {
         assert_eq!(edge.visible(), (round + 1) * 20);
     }
 }
+
+/// Regression: a message that waits was taken although what is noted in it later did not fit: then it came early, without
+/// those notes, or its transaction could not be committed.
+#[tokio::test]
+async fn a_message_that_waits_leaves_room_for_what_is_noted_in_it() {
+    let edge = Edge::new();
+    let send = |key: &'static str, fill: usize, is_half: bool| {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::UNIQ_KEY, key);
+        properties.push(keys::PGROUP, "producers");
+        properties.push(keys::TIMER_DELAY_SEC, "60");
+        if is_half {
+            properties.push(keys::TRAN_MSG, "true");
+        }
+        properties.push("fill", &"x".repeat(fill));
+        edge.publisher.send(&incoming(properties.view(), b"body"), &mut Scratch::default())
+    };
+    for is_half in [false, true] {
+        let full = (32_000..32_767).find(|fill| send("full", *fill, is_half).is_err()).expect("a limit");
+        assert!(matches!(send("full", full, is_half), Err(SendError::Encode(_))));
+        let key = if is_half { "half" } else { "one" };
+        let sent = send(key, full - 1, is_half).expect("sent");
+        edge.dispatch(sent.end).await;
+        if is_half {
+            assert_eq!(edge.end(&sent, Resolution::Commit).await, Ended::Now(Outcome::Committed));
+        }
+    }
+    let waiting = edge.store.find_queue("rmq_sys_wheel_timer", QueueId::ZERO).expect("messages wait");
+    let last = waiting.entry(waiting.max().back(1)).expect("an entry");
+    let record = edge.store.record_at(last.phy).expect("readable");
+    let view = gantry_proto::record::RecordView::parse(&record).expect("a record");
+    let mut properties = PropertiesBuf::copy_of(view.properties().without_crc(), 0);
+    for (name, value) in [
+        (keys::TIMER_ENQUEUE_MS, "1700000000000"),
+        (keys::TIMER_DEQUEUE_MS, "1700000000000"),
+        (keys::TIMER_ROLL_TIMES, "4294967295"),
+    ] {
+        properties.push(name, value);
+    }
+    let draft = gantry_proto::record::RecordDraft::from_view(&view, properties.as_bytes());
+    assert!(Batch::new().push(&waiting, &draft).is_ok(), "the delivered form fits");
+}

@@ -15,6 +15,15 @@ use crate::store::{AppendError, Batch, Store};
 
 /// The group whose dead letters are messages that cannot be delivered.
 const NOBODY: &str = "SCHEDULE_CONSUMER";
+/// What a dead letter keeps of properties that are too long: by these its delivery is known.
+const NEEDED: [&str; 6] = [
+    keys::UNIQ_KEY,
+    keys::DELAY,
+    keys::TIMER_OUT_MS,
+    keys::TIMER_DELIVER_MS,
+    keys::REAL_TOPIC,
+    keys::REAL_QID,
+];
 
 /// Why a run of messages was not delivered; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +52,12 @@ pub(super) fn push(
     at: PhyOffset,
     properties: Properties<'_>,
 ) -> Result<(), DeliverError> {
-    if let Err(error) = push_delivered(store, batch, view, at, properties)? {
+    let mut pushed = push_delivered(store, batch, view, at, properties)?;
+    if matches!(pushed, Err(Undeliverable::Encode(_))) {
+        // No room for what a delivery notes in it. It fits as it waited.
+        pushed = push_delivered(store, batch, view, at, view.properties().without_crc())?;
+    }
+    if let Err(error) = pushed {
         tracing::warn!(%at, %error, "a delayed message cannot be delivered; it goes to a dead-letter topic");
         push_dead(store, batch, view, at)?;
     }
@@ -85,15 +99,21 @@ fn push_dead(
     properties.set(keys::REAL_TOPIC, topic.as_str());
     properties.set(keys::REAL_QID, "0");
     let target = store.queue(&topic, QueueId::ZERO)?;
-    let draft = RecordDraft {
-        topic: topic.as_str(),
-        queue_id: QueueId::ZERO,
-        prepared_offset: mark_of(at),
-        append_crc: true,
-        ..RecordDraft::from_view(view, properties.as_bytes())
+    let mut push = |properties: &PropertiesBuf| {
+        let draft = RecordDraft {
+            topic: topic.as_str(),
+            queue_id: QueueId::ZERO,
+            prepared_offset: mark_of(at),
+            append_crc: true,
+            ..RecordDraft::from_view(view, properties.as_bytes())
+        };
+        batch.push(&target, &draft)
     };
-    if let Err(error) = batch.push(&target, &draft) {
-        tracing::error!(%at, %error, "a delayed message fits nowhere; it is only in the log");
+    let Err(error) = push(&properties) else { return Ok(()) };
+    tracing::error!(%at, %error, "a delayed message leaves its properties behind: they are only in the log");
+    let mut few = PropertiesBuf::new();
+    for key in NEEDED {
+        few.push(key, properties.view().get(key).unwrap_or_default());
     }
-    Ok(())
+    push(&few).map_err(|error| io::Error::other(error.to_string()).into())
 }

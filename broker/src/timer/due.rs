@@ -2,12 +2,16 @@
 
 use gantry_proto::ids::{Millis, QueueId};
 use gantry_proto::names::{TopicKind, TopicName};
-use gantry_proto::record::{HotProperties, Properties, PropertiesBuf, RecordView, keys};
+use gantry_proto::record::{
+    EncodeError, HotProperties, Properties, PropertiesBuf, RecordView, SHORT_BYTES_MAX, keys,
+};
 
 use super::levels::Levels;
 
 /// Apache stores due times cut to seconds, or a second less, beside the time that was asked for.
 const PEER_PRECISION_MS: u64 = 1000;
+/// Bytes that are noted in the properties of a message after it was taken, the checksum among them, at the most.
+const NOTED_BYTES_MAX: usize = 192;
 
 /// Why a timer message is refused. Nothing was stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +85,13 @@ pub fn retarget_timer(
     properties.set(keys::REAL_TOPIC, topic);
     properties.set(keys::REAL_QID, &queue.get().to_string());
     (TopicName::timer(), QueueId::ZERO)
+}
+
+/// Refuses properties of a message that is to wait, or of its half, when what is noted in them later would not fit: when it
+/// is due, how often it was stored anew, when it was delivered.
+pub fn check_room(properties: &PropertiesBuf) -> Result<(), EncodeError> {
+    let len = properties.as_bytes().len() + NOTED_BYTES_MAX;
+    if len > SHORT_BYTES_MAX { Err(EncodeError::Properties { len, max: SHORT_BYTES_MAX }) } else { Ok(()) }
 }
 
 /// Removes what a timer has noted in a message before.

@@ -27,7 +27,7 @@ use gantry_proto::record::{PropertiesBuf, keys};
 
 pub use cursors::TimerProjection;
 pub use deliver::{Timer, Unstarted, load};
-pub use due::{TimerError, asked, due_if_waiting, forget_asked, forget_timer, retarget_timer};
+pub use due::{TimerError, asked, check_room, due_if_waiting, forget_asked, forget_timer, retarget_timer};
 pub use fire::{UnstartedWheel, Wheel, load_wheel};
 pub use levels::{Level, Levels};
 pub use recall::{Recall, RecallError};

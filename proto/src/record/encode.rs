@@ -15,8 +15,8 @@ use crate::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 
 /// Longest topic of a V1 record: Java reads the length byte as signed.
 const TOPIC_BYTES_MAX_V1: usize = 127;
-/// Longest topic and property string: Java reads their lengths as signed 16 bit.
-pub(super) const SHORT_BYTES_MAX: usize = 32_767;
+/// Longest topic and property string, in bytes: Java reads their lengths as signed 16 bit.
+pub const SHORT_BYTES_MAX: usize = 32_767;
 const VALUE_END: u8 = 2;
 
 /// Why a message cannot become a record. Nothing was written.

@@ -40,7 +40,7 @@ mod tag_hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use batch::{BatchItem, BatchItems};
-pub use encode::{EncodeError, RecordDraft, blank, seal};
+pub use encode::{EncodeError, RecordDraft, SHORT_BYTES_MAX, blank, seal};
 pub use msg_id::{ID_DIGITS_MAX, OffsetMsgId, UniqKeys};
 pub use properties::{HotProperties, Properties, PropertiesBuf, Text, keys, split_keys};
 pub use recall::RecallHandle;

@@ -37,3 +37,29 @@ async fn log_files_go_while_nothing_waits() {
     stop.cancel();
     task.await.expect("it ends");
 }
+
+/// A timer for `orders` whose properties leave `room` bytes free.
+async fn full(broker: &Broker, body: &str, wait_ms: u64, room: usize) {
+    let mut properties = PropertiesBuf::new();
+    let (topic, queue) =
+        retarget_timer(&mut properties, broker.clock.now().plus(wait_ms), "orders", QueueId::new(1));
+    properties.push(keys::UNIQ_KEY, body);
+    // The checksum takes 20 bytes, the property's name and the two marks 6.
+    let free = 32_767 - 20 - 6 - properties.as_bytes().len() - room;
+    properties.push("fill", &"x".repeat(free));
+    broker.store_record(&topic, queue, body.as_bytes(), &properties, SysFlag::NONE).await;
+}
+
+/// Regression: the times that a delivery notes did not fit, the message was in no topic, and held the log for good.
+#[tokio::test]
+async fn properties_that_leave_no_room_are_delivered_as_they_are() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    for room in [0, 30, 60, 90] {
+        full(&broker, &format!("room {room}"), 1_000, room).await;
+    }
+    broker.clock.advance(1_000);
+    broker.round().await;
+    assert_eq!(broker.delivered(), ["room 0", "room 30", "room 60", "room 90"]);
+    assert_eq!((broker.wheel.pending(), broker.wheel.shared.index.taken()), (0, 0));
+}
