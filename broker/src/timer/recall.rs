@@ -157,26 +157,20 @@ pub(super) fn is_named(handle: &RecallHandle, hot: &HotProperties<'_>, due: Mill
 }
 
 impl Wheel {
-    /// Takes back the message that `handle` names; `None` when none waits here under it.
+    /// Takes back the message that `handle` names; `None` when none waits here under it. Where several wait under its id and
+    /// time (a resend in a topic that does not look for those) all are.
     async fn recall(&self, handle: &RecallHandle) -> Result<Option<()>, RecallError> {
         let found = self.look_up(handle)?;
-        let mut is_busy = false;
-        for place in found.timers {
-            match self.shared.index.take(place)? {
-                Standing::Taken => {
-                    let end = self.append_recall(place, handle)?;
-                    self.store.settled(end).await?;
-                    // Who asks again finds it done.
-                    self.store.dispatched(end).await?;
-                    return Ok(Some(()));
-                }
-                Standing::Busy => is_busy = true,
-                Standing::Gone => {}
-            }
+        let (taken, is_busy) = self.take_all(&found.timers)?;
+        if !taken.is_empty() {
+            let end = self.append_recalls(&taken, handle)?;
+            self.store.settled(end).await?;
+            // Who asks again finds them done.
+            self.store.dispatched(end).await?;
         }
-        match (found.was_recalled, is_busy) {
-            (true, _) => Ok(Some(())),
-            (false, true) => Err(RecallError::Busy),
+        match (is_busy, found.was_recalled || !taken.is_empty()) {
+            (true, _) => Err(RecallError::Busy),
+            (false, true) => Ok(Some(())),
             (false, false) => Ok(None),
         }
     }
@@ -224,12 +218,30 @@ impl Wheel {
         Ok(found)
     }
 
-    /// Stores the recall of a timer that was taken; where its record ends.
-    fn append_recall(&self, place: Place, handle: &RecallHandle) -> Result<PhyOffset, RecallError> {
+    /// Takes those of these timers that wait. Whether somebody else has another of them.
+    fn take_all(&self, timers: &[Place]) -> Result<(Vec<Place>, bool), RecallError> {
+        let (mut taken, mut is_busy) = (Vec::new(), false);
+        for place in timers {
+            match self.shared.index.take(*place) {
+                Ok(Standing::Taken) => taken.push(*place),
+                Ok(Standing::Busy) => is_busy = true,
+                Ok(Standing::Gone) => {}
+                Err(error) => {
+                    self.shared.index.give_back(&taken);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok((taken, is_busy))
+    }
+
+    /// Stores the recalls of timers that were taken; where their records end.
+    fn append_recalls(&self, taken: &[Place], handle: &RecallHandle) -> Result<PhyOffset, RecallError> {
         let mut batch = Batch::new();
-        let pushed = push_end(&self.store, &mut batch, place, Some(handle));
+        let pushed =
+            taken.iter().try_for_each(|place| push_end(&self.store, &mut batch, *place, Some(handle)));
         let appended = pushed.and_then(|()| Ok(self.store.append(&mut batch)?));
-        let appended = appended.inspect_err(|_| self.shared.index.give_back(&[place]))?;
+        let appended = appended.inspect_err(|_| self.shared.index.give_back(taken))?;
         self.store.drive();
         Ok(appended.end)
     }

@@ -63,3 +63,23 @@ async fn properties_that_leave_no_room_are_delivered_as_they_are() {
     assert_eq!(broker.delivered(), ["room 0", "room 30", "room 60", "room 90"]);
     assert_eq!((broker.wheel.pending(), broker.wheel.shared.index.taken()), (0, 0));
 }
+
+/// Regression: one of two timers under one id (resends are not looked for in the topic) came after the recall.
+#[tokio::test]
+async fn a_recall_takes_all_that_wait_under_its_id() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    for wait_ms in [2_000, 2_000, 2_000, 5_000] {
+        broker.delayed("twin", wait_ms).await;
+    }
+    let handle = broker.handle("twin", 2_000);
+    assert_eq!(broker.recall(&handle).await.expect("they wait"), "twin");
+    assert_eq!(broker.wheel.pending(), 1);
+    assert_eq!(broker.recall(&handle).await.expect("they were recalled"), "twin");
+    broker.clock.advance(4_999);
+    broker.round().await;
+    assert!(broker.delivered().is_empty());
+    broker.clock.advance(1);
+    broker.round().await;
+    assert_eq!(broker.delivered(), ["twin"], "another time is another message");
+}
