@@ -1,6 +1,6 @@
 //! Delivered copies of messages that waited.
 //!
-//! A message that names no real topic and queue cannot be delivered: it goes to the dead-letter topic of the system
+//! A message that names no real topic and queue, or one of the broker's own, cannot be delivered: it goes to the dead-letter topic of the system
 //! group `SCHEDULE_CONSUMER`. A topic that was deleted meanwhile gets the message all the same, as at Apache: it
 //! is in its queue again when the topic is made anew.
 
@@ -37,7 +37,7 @@ pub(super) enum DeliverError {
 /// Why a waiting message has no delivered form.
 #[derive(Debug, thiserror::Error)]
 enum Undeliverable {
-    #[error("it names no real topic and queue")]
+    #[error("it names no real topic and queue that messages are sent to")]
     NoTarget,
     #[error(transparent)]
     Encode(EncodeError),
@@ -72,6 +72,8 @@ fn push_delivered(
     properties: Properties<'_>,
 ) -> Result<Result<(), Undeliverable>, DeliverError> {
     let topic = properties.real_topic().and_then(|topic| TopicName::storable(topic).ok());
+    // What is stored there is taken for the broker's own word.
+    let topic = topic.filter(|topic| !topic.is_protected());
     let queue_id = properties.real_queue_id().and_then(QueueId::from_wire);
     let (Some(topic), Some(queue_id)) = (topic, queue_id) else {
         return Ok(Err(Undeliverable::NoTarget));

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use gantry_proto::names::topics;
+
 use super::*;
 
 const KEEP_MS: u64 = 10_000;
@@ -82,4 +84,23 @@ async fn a_recall_takes_all_that_wait_under_its_id() {
     broker.clock.advance(1);
     broker.round().await;
     assert_eq!(broker.delivered(), ["twin"], "another time is another message");
+}
+
+/// Regression: a timer for the timers' own topic was delivered there, again and again.
+#[tokio::test]
+async fn nothing_is_delivered_to_the_brokers_own_topics() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let own =
+        ["rmq_sys_gantry_state", "SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC", "rmq_sys_wheel_timer"];
+    for topic in own {
+        let mut properties = PropertiesBuf::new();
+        retarget_timer(&mut properties, fixture::NOW.plus(1_000), topic, QueueId::ZERO);
+        let timer = TopicName::timer();
+        broker.store_record(&timer, QueueId::ZERO, topic.as_bytes(), &properties, SysFlag::NONE).await;
+    }
+    broker.clock.advance(1_000);
+    broker.round().await;
+    assert_eq!(broker.delivered_to("%DLQ%SCHEDULE_CONSUMER", 0), own);
+    assert_eq!((broker.records(topics::TIMER, 0).len(), broker.wheel.pending()), (4, 0));
 }
