@@ -257,10 +257,12 @@ impl TimeIndex {
                 high = middle;
             }
         }
-        // A rolled timer and the one it takes the place of come from one record.
-        for number in low..slot.facts.min(low + 2) {
-            if matches!(fact(number)?, Fact::Timer { place: found, .. } if found == place) {
-                return Ok(Some(number));
+        // A rolled timer and those it takes the place of come from one record.
+        for number in low..slot.facts {
+            match fact(number)? {
+                Fact::Timer { place: found, .. } if found == place => return Ok(Some(number)),
+                other if other.at() > place.phy => break,
+                _ => {}
             }
         }
         Ok(None)

@@ -110,6 +110,7 @@ impl TimeIndex {
     pub(in crate::timer) fn capture(&self, position: PhyOffset) -> Capture {
         let state = &mut *self.lock();
         let State { slots, gone, .. } = state;
+        let before = slots.len();
         slots.retain(|_, slot| {
             if slot.pending == 0 {
                 state.buffered = state.buffered.saturating_sub(slot.buffer.len() / FACT_BYTES);
@@ -117,6 +118,12 @@ impl TimeIndex {
             }
             slot.pending > 0
         });
+        if slots.len() < before
+            && let Some(loading) = &mut state.loading
+        {
+            // Numbers of a slot that comes again begin anew; what was noted may mean the one that went.
+            loading.is_void = true;
+        }
         let rows = slots.iter().map(|(at, slot)| SavedSlot {
             start: at.start,
             width_ms: at.width.ms(),

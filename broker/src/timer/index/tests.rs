@@ -100,3 +100,81 @@ fn far_timers_cost_no_memory_but_their_files() {
     let bytes: u64 = RealDisk.list(dir.path()).expect("readable").iter().map(|(_, len)| len).sum();
     assert!(bytes < 10_000 * FACT_BYTES as u64 + 1000, "{bytes}");
 }
+
+/// Regression: where one record ends several waits, the timer that it begins was not found again, and came out twice
+/// after a restart.
+#[test]
+fn a_timer_that_takes_the_place_of_several_is_found() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (index, _) = open(dir.path());
+    for phy in [10, 20, 30] {
+        index.add(place(5_000, phy), 1, 5_000);
+    }
+    let at = PhyOffset::new(40);
+    for old in index.find_by_key(NOW.plus(5_000), 1).expect("readable") {
+        assert!(index.close(old, at).expect("readable"));
+    }
+    index.add(place(5_000, 40), 1, 4_000);
+    assert_eq!((index.take(place(5_000, 40)).expect("readable"), index.pending()), (Standing::Taken, 1));
+}
+
+/// A disk that lets something happen when a file is opened.
+#[derive(Debug, Default)]
+struct Surprise {
+    /// What is to happen with the index, once.
+    armed: Mutex<Option<std::sync::Weak<TimeIndex>>>,
+}
+
+impl Disk for Surprise {
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        RealDisk.list(dir)
+    }
+
+    fn dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.dirs(dir)
+    }
+
+    fn open(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = RealDisk.open(path, len)?;
+        let index = self.armed.lock().expect("no panic").take().and_then(|index| index.upgrade());
+        if let Some(index) = index {
+            // The only timer of the slot is done, the slot goes, and comes again with another one.
+            assert!(index.close(place(1_000, 10), PhyOffset::new(20))?);
+            index.save(&index.capture(PhyOffset::new(30)))?;
+            index.add(place(2_000, 40), 0, 2_000);
+        }
+        Ok(file)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.replace(path, bytes)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_names(dir)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<crate::store::disk::Space> {
+        RealDisk.space(dir)
+    }
+}
+
+/// Regression: the new timer had the number of the one that was done, and never came.
+#[test]
+fn a_slot_that_goes_and_comes_again_while_slots_are_read_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = Arc::new(Surprise::default());
+    let (index, _) =
+        TimeIndex::open(Arc::clone(&disk) as Arc<dyn Disk>, dir.path(), Bounds::default()).expect("it opens");
+    let index = Arc::new(index);
+    index.add(place(1_000, 10), 0, 1_000);
+    index.save(&index.capture(PhyOffset::new(15))).expect("saved");
+    *disk.armed.lock().expect("no panic") = Some(Arc::downgrade(&index));
+    index.load(NOW).expect("readable");
+    index.load(NOW).expect("readable");
+    assert_eq!((index.take_due(NOW.plus(3_000), 10), index.pending()), (vec![place(2_000, 40)], 1));
+}
