@@ -36,6 +36,8 @@ use crate::store::{AppendError, Batch, LogSlice, ReadError, Store};
 const RUN_MESSAGES_MAX: usize = 256;
 /// Bytes delivered in one append, about.
 const RUN_BYTES_MAX: usize = 256 * 1024;
+/// Appends in one round; then others have their turn, a stop among them.
+const RUNS_MAX: usize = 64;
 /// Deliveries that the log does not show yet; more wait for it.
 const TAKEN_MAX: usize = 8192;
 /// Pause after an append was refused.
@@ -146,6 +148,7 @@ impl Wheel {
             self.shared.sleeps_until.store(until.get(), Ordering::SeqCst);
             // A timer may have come since `round` looked, and woken nobody.
             if next != NextRound::Pause && self.wanted_at().is_some_and(|at| at < until) {
+                tokio::task::yield_now().await;
                 continue;
             }
             tokio::select! {
@@ -156,12 +159,12 @@ impl Wheel {
         }
     }
 
-    /// Delivers everything that is due now, once.
+    /// Delivers what is due now, once.
     pub fn deliver_due(&self) {
         self.round();
     }
 
-    /// Delivers everything that is due now.
+    /// Delivers what is due now, at most [`RUNS_MAX`] appends of it.
     pub(super) fn round(&self) -> NextRound {
         let next = self.fire();
         self.hold.advance(self.shared.needed_from());
@@ -172,7 +175,7 @@ impl Wheel {
     }
 
     fn fire(&self) -> NextRound {
-        loop {
+        for _ in 0..RUNS_MAX {
             let now = self.store.clock().now();
             if let Err(error) = self.shared.index.load(now) {
                 tracing::warn!(%error, "the time index cannot be read; tried again");
@@ -199,6 +202,7 @@ impl Wheel {
                 }
             }
         }
+        NextRound::At(self.store.clock().now())
     }
 
     /// When the task has something to do.

@@ -104,3 +104,27 @@ async fn nothing_is_delivered_to_the_brokers_own_topics() {
     assert_eq!(broker.delivered_to("%DLQ%SCHEDULE_CONSUMER", 0), own);
     assert_eq!((broker.records(topics::TIMER, 0).len(), broker.wheel.pending()), (4, 0));
 }
+
+/// Regression: one round delivered all that was due, and a stop waited for the last of millions.
+#[tokio::test]
+async fn a_round_ends_although_more_is_due() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let queue = broker.store.queue(&TopicName::timer(), QueueId::ZERO).expect("a queue");
+    let mut properties = PropertiesBuf::new();
+    let due = fixture::NOW.plus(1_000);
+    retarget_timer(&mut properties, due, "orders", QueueId::new(1));
+    let draft = RecordDraft {
+        topic: topics::TIMER,
+        properties: properties.as_bytes(),
+        ..state::draft(b"", fixture::NOW)
+    };
+    for _ in 0..65 {
+        let mut batch = Batch::new();
+        (0..256).for_each(|_| batch.push(&queue, &draft).expect("encodable"));
+        broker.store.append_settled(&mut batch).await.expect("appended");
+    }
+    broker.clock.advance(1_000);
+    assert_eq!((broker.round().await, broker.wheel.pending()), (NextRound::At(due), 256));
+    assert_eq!((broker.round().await, broker.wheel.pending()), (NextRound::Idle, 0));
+}
