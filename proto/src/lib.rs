@@ -10,6 +10,7 @@ pub mod ids;
 pub mod json;
 pub mod names;
 pub mod reader;
+pub mod receipt;
 pub mod record;
 pub mod remoting;
 pub mod sql;

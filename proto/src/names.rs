@@ -286,6 +286,12 @@ impl TopicName {
         Self(Arc::from(format!("{RETRY_PREFIX}{group}")))
     }
 
+    /// The topic in which messages of `topic` that `group` popped, but did not acknowledge in time, are popped again.
+    /// An error when its name would be longer than names may be.
+    pub fn pop_retry(group: &GroupName, topic: &Self) -> Result<Self, NameError> {
+        Self::storable(&format!("{RETRY_PREFIX}{group}_{topic}"))
+    }
+
     /// The dead-letter topic of `group`.
     pub fn dead_letter(group: &GroupName) -> Self {
         Self(Arc::from(format!("{DEAD_LETTER_PREFIX}{group}")))

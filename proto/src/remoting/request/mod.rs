@@ -13,6 +13,7 @@ pub mod group;
 pub mod member;
 pub mod nameserver;
 pub mod offset;
+pub mod pop;
 pub mod pull;
 pub mod query;
 pub mod send;
