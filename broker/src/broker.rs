@@ -14,10 +14,12 @@ use tokio::net::TcpListener;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Policy, PortsConfig};
 use crate::deliver::polls::Polls;
+use crate::deliver::pop;
 use crate::deliver::retry::Retries;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
+use crate::groups::modes::Modes;
 use crate::groups::offsets::{Key, OffsetTable, Offsets};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -182,12 +184,15 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     let (delays, timer) = timer::load(&files, levels.clone(), Arc::clone(&clock)).map_err(in_config)?;
     let (timers, wheel) =
         timer::load_wheel(&dir, Arc::clone(&clock), Arc::clone(&metrics)).map_err(in_config)?;
+    let (popped, unstarted_pops) =
+        pop::load(&files, Arc::clone(&polls), Arc::clone(&metrics)).map_err(in_config)?;
     // The polls come last: whoever they wake finds everything else done.
     let projections = vec![
         offset_table.projection(),
         Box::new(halves) as _,
         Box::new(delays) as _,
         Box::new(timers) as _,
+        Box::new(popped) as _,
         polls.projection(),
     ];
     let store = Store::open(
@@ -203,6 +208,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         Topics::open(&files, topic_defaults(&config, &levels), Arc::clone(&clock)).map_err(in_config)?;
     let topics = Arc::new(topics);
     let groups = Arc::new(Groups::open(&files, config.groups, Arc::clone(&clock)).map_err(in_config)?);
+    let modes = Modes::open(&files, config.groups.max, Arc::clone(&clock)).map_err(in_config)?;
     let members = Members::new(
         Arc::clone(&clock),
         Arc::clone(&metrics),
@@ -225,6 +231,16 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         locks: Arc::clone(&locks),
     };
     let retries = Arc::new(retries);
+    let pops = unstarted_pops.start(pop::Neighbours {
+        store: Arc::clone(&store),
+        topics: Arc::clone(&topics),
+        groups: Arc::clone(&groups),
+        offsets: Arc::clone(&offsets),
+        polls: Arc::clone(&polls),
+        metrics: Arc::clone(&metrics),
+        in_flight_max: config.limits.popped,
+        queues_max: config.groups.max_offsets,
+    });
     let publisher = Publisher::new(
         Arc::clone(&store),
         Arc::clone(&clock),
@@ -239,6 +255,7 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     let stop = background.token();
     background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
     background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
+    background.spawn("pops", Arc::clone(&pops).run(stop.clone()));
     background.spawn("timer", Arc::clone(&timer).run(stop.clone()));
     background.spawn("timer wheel", Arc::clone(&wheel).run(stop.clone()));
     let routes =
@@ -254,12 +271,14 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         store,
         topics,
         groups,
+        modes: Arc::new(modes),
         members,
         offsets,
         transactions,
         timer,
         wheel,
         retries,
+        pops,
         publisher,
         polls,
         expressions: Arc::default(),

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::clock::ManualClock;
 use crate::config::GroupsConfig;
+use crate::deliver::polls::Polls;
+use crate::deliver::pop::{self, Pops};
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
@@ -192,6 +194,8 @@ pub struct World {
     pub offsets: Arc<Offsets>,
     /// Locks.
     pub locks: Arc<Locks>,
+    /// Popped messages.
+    pub pops: Arc<Pops>,
     _dir: TempDir,
 }
 
@@ -203,21 +207,37 @@ impl World {
         let clock = clock();
         let metrics = Arc::new(Metrics::default());
         let table = OffsetTable::open(&config_dir, clock.clone()).expect("no offsets");
-        let store = store(dir.path(), clock.clone(), vec![table.projection()]);
+        let polls = Arc::new(Polls::new(100));
+        let (popped, pops) =
+            pop::load(&config_dir, Arc::clone(&polls), Arc::clone(&metrics)).expect("nothing popped");
+        let store = store(dir.path(), clock.clone(), vec![table.projection(), Box::new(popped)]);
         let topics = Topics::open(&config_dir, topic_defaults(), clock.clone()).expect("no topics");
+        let topics = Arc::new(topics);
         let config = GroupsConfig::default();
-        let groups = Groups::open(&config_dir, config, clock.clone()).expect("no groups");
+        let groups = Arc::new(Groups::open(&config_dir, config, clock.clone()).expect("no groups"));
         let members =
             Members::new(clock.clone(), Arc::clone(&metrics), config.member_expiry, config.max_members);
-        let offsets = Offsets::new(&table, Arc::clone(&store), metrics, config.max_offsets);
+        let offsets = Offsets::new(&table, Arc::clone(&store), Arc::clone(&metrics), config.max_offsets);
+        let offsets = Arc::new(offsets);
+        let pops = pops.start(pop::Neighbours {
+            store: Arc::clone(&store),
+            topics: Arc::clone(&topics),
+            groups: Arc::clone(&groups),
+            offsets: Arc::clone(&offsets),
+            polls,
+            metrics,
+            in_flight_max: 1000,
+            queues_max: 1000,
+        });
         Self {
             locks: Arc::new(Locks::new(clock.clone(), config.lock_lease)),
             clock,
             store,
-            topics: Arc::new(topics),
-            groups: Arc::new(groups),
+            topics,
+            groups,
             members: Arc::new(members),
-            offsets: Arc::new(offsets),
+            offsets,
+            pops,
             _dir: dir,
         }
     }

@@ -28,6 +28,8 @@ pub enum StateKind {
     Checks = 2,
     /// A message with a delay level that was recalled.
     Recalled = 3,
+    /// Which messages are popped and not acknowledged.
+    Pop = 16,
 }
 
 impl StateKind {
@@ -37,6 +39,7 @@ impl StateKind {
             1 => Some(Self::Offsets),
             2 => Some(Self::Checks),
             3 => Some(Self::Recalled),
+            16 => Some(Self::Pop),
             _ => None,
         }
     }
@@ -78,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_body_says_what_it_is_about() {
-        for kind in [StateKind::Offsets, StateKind::Checks, StateKind::Recalled] {
+        for kind in [StateKind::Offsets, StateKind::Checks, StateKind::Recalled, StateKind::Pop] {
             let mut body = body_of(kind);
             body.extend_from_slice(b"payload");
             assert_eq!(parse(&body), Some((kind, &b"payload"[..])));

@@ -289,6 +289,8 @@ pub struct LimitsConfig {
     pub waiting_polls: usize,
     /// Most half messages without an end. Default 1 000 000.
     pub open_halves: usize,
+    /// Most messages that are popped and not acknowledged, over all groups. Default 200 000.
+    pub popped: usize,
 }
 
 impl Default for LimitsConfig {
@@ -301,6 +303,7 @@ impl Default for LimitsConfig {
             outbound_bytes: 32 << 20,
             waiting_polls: 100_000,
             open_halves: 1_000_000,
+            popped: 200_000,
         }
     }
 }

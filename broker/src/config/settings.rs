@@ -172,6 +172,9 @@ settings! {
     "limits.open_halves" "GANTRY_MAX_OPEN_HALVES" "max-open-halves" "N"
         "Most half messages without an end [default: 1000000]"
         |c, text| c.limits.open_halves = number(text, 1, 100_000_000)?;
+    "limits.popped" "GANTRY_MAX_POPPED" "max-popped" "N"
+        "Most messages that are popped and not acknowledged [default: 200000]"
+        |c, text| c.limits.popped = number(text, 1, 10_000_000)?;
 
     "dedup.enabled" "GANTRY_DEDUP" "dedup" "true|false"
         "Recognise resends in topics that do not say it themselves [default: true]"

@@ -5,5 +5,6 @@ pub mod filter;
 pub mod polls;
 #[cfg(test)]
 mod polls_tests;
+pub mod pop;
 pub mod pull;
 pub mod retry;

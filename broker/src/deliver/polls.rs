@@ -16,6 +16,9 @@ use super::filter::{Filter, Verdict};
 use crate::store::{ApplyError, Dispatched, Projection, Queue, Save};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+/// Stands for all queues of a topic: whoever waits there is woken by a message of any of them.
+pub const ANY_QUEUE: QueueId = QueueId::new(u32::MAX);
+
 /// Where a connection is told which of its parked pulls to look at again.
 #[derive(Debug, Default)]
 pub struct Mailbox {
@@ -116,6 +119,17 @@ impl Polls {
         mailbox: &Arc<Mailbox>,
         token: u32,
     ) -> Result<Place, PollsFull> {
+        self.park_at((queue.topic().clone(), queue.id()), filter, mailbox, token)
+    }
+
+    /// The same at a queue that need not be there yet, or at [`ANY_QUEUE`].
+    pub fn park_at(
+        &self,
+        key: (TopicName, QueueId),
+        filter: &Filter,
+        mailbox: &Arc<Mailbox>,
+        token: u32,
+    ) -> Result<Place, PollsFull> {
         if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.max {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(PollsFull { max: self.max });
@@ -123,7 +137,6 @@ impl Polls {
         if filter.looks_at_properties() {
             self.choosy.fetch_add(1, Ordering::SeqCst);
         }
-        let key = (queue.topic().clone(), queue.id());
         let waiter = Waiter { mailbox: Arc::clone(mailbox), token, filter: filter.clone() };
         self.table.entry(key.clone()).or_default().push(waiter);
         Ok(Place { key, token })
@@ -138,13 +151,15 @@ impl Polls {
 
     /// Wakes whoever waits at a queue for a message with this tags code, whatever its properties are.
     fn wake(&self, key: &Key, tags_code: i64) {
-        self.drop_waiters(key, |waiter| {
+        let mut wake = |waiter: &Waiter| {
             let wanted = waiter.filter.by_entry(tags_code) == Verdict::Wanted;
             if wanted {
                 waiter.mailbox.wake(waiter.token);
             }
             wanted
-        });
+        };
+        self.drop_waiters(key, &mut wake);
+        self.drop_waiters(&(key.0.clone(), ANY_QUEUE), &mut wake);
     }
 
     /// Takes out whoever waits at a queue for a message with these properties, and puts down whom to wake. Without
@@ -173,10 +188,17 @@ impl Polls {
 
     /// Wakes everybody who waits at a queue: something other than a message changed.
     pub fn wake_all(&self, queue: &(TopicName, QueueId)) {
-        self.drop_waiters(queue, |waiter| {
+        let mut wake = |waiter: &Waiter| {
             waiter.mailbox.wake(waiter.token);
             true
-        });
+        };
+        self.drop_waiters(queue, &mut wake);
+        self.drop_waiters(&(queue.0.clone(), ANY_QUEUE), &mut wake);
+    }
+
+    /// Requests that wait at a queue, or at [`ANY_QUEUE`].
+    pub fn waiting_at(&self, key: &(TopicName, QueueId)) -> usize {
+        self.table.get(key).map_or(0, |waiters| waiters.len())
     }
 
     /// Wakes everybody who waits at one of the first queues of a topic.
@@ -246,8 +268,10 @@ impl Projection for PollsProjection {
         let code = record.hot.tags_code();
         // Here, where the properties are at hand. The same order of loads and stores holds for these pulls.
         if self.polls.choosy.load(Ordering::SeqCst) > 0 {
-            let key = (queue.topic().clone(), queue.id());
-            self.polls.choose(&key, (code, &record.view), &mut self.steps, &mut self.chosen);
+            for id in [queue.id(), ANY_QUEUE] {
+                let key = (queue.topic().clone(), id);
+                self.polls.choose(&key, (code, &record.view), &mut self.steps, &mut self.chosen);
+            }
         }
         let repeated =
             self.arrived.last().is_some_and(|(last, tags)| Arc::ptr_eq(last, queue) && *tags == code);

@@ -105,17 +105,16 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
         return nothing(status, max);
     }
     let messages_max = request.messages_max.clamp(1, MESSAGES_MAX);
-    let scan = match (&request.filter, &request.own) {
-        (_, Some(_)) | (Filter::Sql(_) | Filter::Any(_), None) => LOOKS_MAX,
-        (Filter::All, None) => messages_max,
-        (Filter::Tags(_), None) => SCAN_MAX,
+    let scan = match request.own {
+        Some(_) => LOOKS_MAX,
+        None => scan_of(&request.filter, messages_max),
     };
     scratch.entries.clear();
     store.entries(queue, from, scan, &mut scratch.entries);
     let mut messages = store.messages(queue, std::mem::take(&mut scratch.messages));
     let bytes_max = request.bytes_max.clamp(1, BYTES_MAX);
     let mut next = from;
-    let mut looks = Looks::new(request);
+    let mut looks = Looks::new(&request.filter, request.own.as_ref());
     let (mut strangers, mut strangers_bytes) = (Vec::new(), 0);
     for entry in &scratch.entries {
         let size = entry.size as usize;
@@ -159,6 +158,15 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     Pulled { status, next, min, max, messages, strangers }
 }
 
+/// Entries to look at for so many messages.
+pub(super) const fn scan_of(filter: &Filter, messages_max: usize) -> usize {
+    match filter {
+        Filter::All => messages_max,
+        Filter::Tags(_) => SCAN_MAX,
+        Filter::Sql(_) | Filter::Any(_) => LOOKS_MAX,
+    }
+}
+
 /// Who wants a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
@@ -171,7 +179,7 @@ enum Whose {
 }
 
 /// What a filter that looks at properties costs in one pull, and what it found last.
-struct Looks<'a> {
+pub(super) struct Looks<'a> {
     filter: &'a Filter,
     own: Option<&'a Filter>,
     steps: usize,
@@ -183,15 +191,9 @@ struct Looks<'a> {
 }
 
 impl<'a> Looks<'a> {
-    fn new(request: &'a PullRequest) -> Self {
-        Self {
-            filter: &request.filter,
-            own: request.own.as_ref(),
-            steps: 0,
-            bytes: 0,
-            whose: Whose::Nobodys,
-            phy: PhyOffset::ZERO,
-        }
+    /// Nothing so far. `own` is what the member that asks wants, where others want something else.
+    pub(super) const fn new(filter: &'a Filter, own: Option<&'a Filter>) -> Self {
+        Self { filter, own, steps: 0, bytes: 0, whose: Whose::Nobodys, phy: PhyOffset::ZERO }
     }
 
     /// What an entry tells. Whose a message is only its properties do.
@@ -205,12 +207,12 @@ impl<'a> Looks<'a> {
     }
 
     /// Whether a pull has cost as much as it may: the client asks again from where it got to.
-    const fn are_enough(&self) -> bool {
+    pub(super) const fn are_enough(&self) -> bool {
         self.steps >= LOOK_STEPS_MAX || self.bytes >= LOOKED_BYTES_MAX
     }
 
     /// Whether a record is wanted by the member that asks; one that cannot be read is not.
-    fn at(&mut self, record: &[u8]) -> bool {
+    pub(super) fn at(&mut self, record: &[u8]) -> bool {
         let Ok(view) = RecordView::parse(record) else { return false };
         let properties = view.properties();
         self.phy = view.phy_offset();

@@ -18,9 +18,9 @@ use crate::timer::{self, Levels};
 use crate::topics::{TopicError, Topics};
 
 /// Retry and dead-letter topics can be read and written.
-const READ_WRITE: i32 = 6;
+pub(super) const READ_WRITE: i32 = 6;
 /// Queues of a dead-letter topic.
-const DEAD_LETTER_QUEUES: u32 = 1;
+pub(super) const DEAD_LETTER_QUEUES: u32 = 1;
 
 /// A consumer's word that it could not use a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +230,7 @@ impl Retries {
 }
 
 /// The properties of a refused message's copy: with the topic and the id of its first delivery.
-fn copied_properties(view: &RecordView<'_>, at: PhyOffset) -> PropertiesBuf {
+pub(super) fn copied_properties(view: &RecordView<'_>, at: PhyOffset) -> PropertiesBuf {
     let stored = view.properties().without_crc();
     let mut properties = PropertiesBuf::copy_of(stored, view.topic().len() + 128);
     if stored.retry_topic().is_none() {

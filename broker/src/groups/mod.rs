@@ -3,8 +3,10 @@
 //! A change of the configuration is acknowledged, and seen by others, once `config/subscriptionGroup.json`
 //! holds it.
 
+pub mod allocate;
 pub mod locks;
 pub mod members;
+pub mod modes;
 pub mod offsets;
 #[cfg(test)]
 mod tests;

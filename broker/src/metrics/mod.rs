@@ -84,6 +84,12 @@ pub struct Metrics {
     pub waiting_polls: Gauge,
     /// Half messages without an end.
     pub open_halves: Gauge,
+    /// Messages that were popped and are not acknowledged.
+    pub popped_in_flight: Gauge,
+    /// Popped messages that were not acknowledged in time and were stored again.
+    pub pops_retried: Counter,
+    /// Popped messages that became dead letters.
+    pub pops_dead: Counter,
     /// Registered clients, counted once for each group.
     pub members: Gauge,
     /// Clients that were silent too long and were dropped.

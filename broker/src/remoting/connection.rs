@@ -101,6 +101,7 @@ pub(super) struct Connection {
     pub(super) inbox: Arc<Inbox>,
     pub(super) scratch: Scratch,
     pub(super) parked: super::pull::ParkedPulls,
+    pub(super) parked_pops: super::pop::ParkedPops,
     /// Answers ready to be written.
     pub(super) out: Vec<u8>,
     held: VecDeque<Held>,
@@ -138,6 +139,7 @@ impl Connection {
             inbox: Arc::default(),
             scratch: Scratch::default(),
             parked: super::pull::ParkedPulls::default(),
+            parked_pops: super::pop::ParkedPops::default(),
             out: Vec::new(),
             held: VecDeque::new(),
             held_bytes: Vec::new(),
@@ -272,7 +274,8 @@ impl Connection {
 
     /// When the connection must look at the time again.
     fn next_due(&self, idle: Instant) -> Instant {
-        let due = self.parked.next_deadline().map_or(idle, |deadline| deadline.min(idle));
+        let polls = self.parked.next_deadline().into_iter().chain(self.parked_pops.next_deadline()).min();
+        let due = polls.map_or(idle, |deadline| deadline.min(idle));
         self.rest_at.map_or(due, |rest| rest.min(due))
     }
 
@@ -406,6 +409,27 @@ impl Connection {
         body: &[u8],
     ) {
         encode(&mut self.held_bytes, serialize, head, ext, body);
+        self.hold_last(end, serialize, head);
+    }
+
+    /// Puts an answer aside whose body lies in the log.
+    pub(super) fn hold_runs<E: ExtWrite + ?Sized>(
+        &mut self,
+        end: PhyOffset,
+        serialize: Serialize,
+        head: &Head<'_>,
+        ext: &E,
+        messages: &LogRuns,
+    ) {
+        match encode_frame(&mut self.held_bytes, serialize, head, ext, messages.bytes()) {
+            Ok(()) => messages.iter().for_each(|run| self.held_bytes.extend_from_slice(run)),
+            Err(_) => encode(&mut self.held_bytes, serialize, head, ext, &[]),
+        }
+        self.hold_last(end, serialize, head);
+    }
+
+    /// Puts what was encoded last aside.
+    fn hold_last(&mut self, end: PhyOffset, serialize: Serialize, head: &Head<'_>) {
         let upto = self.held_bytes.len();
         self.held.push_back(Held { end, upto, opaque: head.opaque, serialize });
     }
@@ -462,7 +486,12 @@ impl Connection {
                 self.inbox.mailbox.put_back(tokens.get(number..).unwrap_or_default());
                 break;
             }
-            if let Some(parked) = self.parked.take(token) {
+            if token & super::pop::TOKEN_BIT != 0 {
+                let polls = &self.services.polls;
+                if let Some(parked) = self.parked_pops.take(polls, &self.inbox.mailbox, token) {
+                    super::pop::resume(self, parked);
+                }
+            } else if let Some(parked) = self.parked.take(token) {
                 super::pull::resume(self, parked);
             }
         }
@@ -476,11 +505,17 @@ impl Connection {
             self.services.polls.leave(&place, &self.inbox.mailbox);
             super::pull::finish(self, parked);
         }
+        while !self.is_full()
+            && let Some(parked) = self.parked_pops.take_due(&self.services.polls, &self.inbox.mailbox, now)
+        {
+            super::pop::resume(self, parked);
+        }
     }
 
     /// Gives up the parked pulls.
     fn leave_polls(&mut self) {
         self.parked.clear(&self.services.polls, &self.inbox.mailbox);
+        self.parked_pops.clear(&self.services.polls, &self.inbox.mailbox);
     }
 
     /// Parks a pull, or gives it back when there is no room.

@@ -16,10 +16,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::deliver::expressions::Expressions;
 use crate::deliver::polls::Polls;
+use crate::deliver::pop::Pops;
 use crate::deliver::retry::Retries;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::{Members, Outbox};
+use crate::groups::modes::Modes;
 use crate::groups::offsets::Offsets;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -159,6 +161,8 @@ pub struct Services {
     pub topics: Arc<Topics>,
     /// Consumer groups.
     pub groups: Arc<Groups>,
+    /// Whether groups pull or pop.
+    pub modes: Arc<Modes>,
     /// Who is alive.
     pub members: Arc<Members>,
     /// Consumer offsets.
@@ -175,6 +179,8 @@ pub struct Services {
     pub wheel: Arc<Wheel>,
     /// Retries and dead letters.
     pub retries: Arc<Retries>,
+    /// Popped messages.
+    pub pops: Arc<Pops>,
     /// The way into the log.
     pub publisher: Publisher,
     /// Waiting pulls.

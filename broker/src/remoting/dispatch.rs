@@ -8,8 +8,8 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{
-    consumer, group, lock, member, offset, progress, pull, query, rates, reply, route, send, status, timer,
-    topic, transaction, upkeep,
+    ack, assignment, consumer, group, lock, member, offset, pop, progress, pull, query, rates, reply, route,
+    send, status, timer, topic, transaction, upkeep,
 };
 use crate::groups::members::CallAnswer;
 
@@ -31,6 +31,11 @@ pub(super) fn dispatch(connection: &mut Connection, command: &Command<'_>, frame
             send::handle(connection, code, command, frame);
         }
         RequestCode::PullMessage | RequestCode::LitePullMessage => pull::handle(connection, command, frame),
+        RequestCode::PopMessage => pop::handle(connection, command, frame),
+        RequestCode::AckMessage => ack::handle_ack(connection, command, frame),
+        RequestCode::BatchAckMessage => ack::handle_batch(connection, command, frame),
+        RequestCode::ChangeMessageInvisibletime => ack::handle_change(connection, command, frame),
+        RequestCode::Notification => pop::handle_notification(connection, command, frame),
         RequestCode::EndTransaction => transaction::handle_end(connection, command, frame.serialize),
         code => {
             let owned = match OwnedCommand::decode(frame) {
@@ -83,9 +88,12 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         }
         Code::DeleteTopicInBroker => {
             let queues = (&services.store, &services.polls);
-            return topic::delete((topics, locks), &services.offsets, queues, request);
+            let positions = (&services.offsets, &services.pops);
+            return topic::delete((topics, locks), positions, queues, request);
         }
-        Code::DeleteSubscriptiongroup => return group::delete(groups, &services.offsets, locks, request),
+        Code::DeleteSubscriptiongroup => {
+            return group::delete((groups, locks), &services.offsets, &services.pops, request);
+        }
         Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),
         Code::ListTransactions => return transaction::handle_list(services, request, caller),
         Code::EndTransactionByOperator => return transaction::handle_operator_end(services, request, caller),
@@ -112,6 +120,11 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::DeleteTopicInNamesrv => route::forget_topic(routes, request),
         Code::UpdateNamesrvConfig => route::update_settings(),
         Code::GetNamesrvConfig => route::get_settings(routes, &services.config, caller),
+        Code::QueryAssignment => assignment::query(services, request, caller),
+        Code::SetMessageRequestMode => assignment::set_mode(&services.modes, request),
+        Code::GetAllMessageRequestMode => assignment::all_modes(&services.modes),
+        Code::PeekMessage => pop::peek(services, request),
+        Code::PollingInfo => pop::polling_info(services, request),
         Code::ViewMessageById => query::view_message(store, request),
         Code::QueryMessage => {
             query::query_message(store, services.config.limits.frame_bytes as usize, request)
@@ -151,7 +164,9 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::UpdateAndCreateSubscriptiongroupList => group::declare_all(groups, request),
         Code::GetAllSubscriptiongroupConfig => group::all(groups, request),
         Code::GetSubscriptiongroupConfig => group::get(groups, request),
-        Code::GetConsumeStats => group::stats((topics, members, offsets), store, broker, request),
+        Code::GetConsumeStats => {
+            group::stats((topics, members, offsets), (store, &services.pops), broker, request)
+        }
         Code::QuerySubscriptionByConsumer => group::subscription(members, request),
         Code::UpdateAndGetGroupForbidden => group::forbid((groups, topics), request),
         Code::QueryConsumeTimeSpan => progress::time_span((topics, offsets), store, broker, request),

@@ -24,6 +24,7 @@ use super::context::{Handled, Reply, settle};
 use super::member::body_of;
 use super::offset::{known_group, known_topic, message_queue};
 use super::topic::page;
+use crate::deliver::pop::Pops;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::groups::offsets::{Key, Offsets};
@@ -60,7 +61,12 @@ pub fn declare_all(groups: &Groups, request: &OwnedCommand) -> Reply {
 }
 
 /// Code 207: the configuration, the locks, and on request the offsets.
-pub fn delete(groups: &Groups, offsets: &Arc<Offsets>, locks: &Locks, request: &OwnedCommand) -> Handled {
+pub fn delete(
+    (groups, locks): (&Groups, &Locks),
+    offsets: &Arc<Offsets>,
+    pops: &Arc<Pops>,
+    request: &OwnedCommand,
+) -> Handled {
     let header: DeleteSubscriptionGroupHeader = match request.header() {
         Ok(header) => header,
         Err(error) => return Reply::from(error).into(),
@@ -72,10 +78,14 @@ pub fn delete(groups: &Groups, offsets: &Arc<Offsets>, locks: &Locks, request: &
     if !header.clean_offset {
         return Reply::ok().into();
     }
-    let (offsets, group) = (Arc::clone(offsets), GroupName::internal(&header.group_name));
-    Handled::later(
-        async move { offsets.remove_group(&group).await.map_or_else(Reply::from, |()| Reply::ok()) },
-    )
+    let group = GroupName::internal(&header.group_name);
+    let (offsets, pops) = (Arc::clone(offsets), Arc::clone(pops));
+    Handled::later(async move {
+        if let Err(error) = pops.remove_group(&group).await {
+            return error.into();
+        }
+        offsets.remove_group(&group).await.map_or_else(Reply::from, |()| Reply::ok())
+    })
 }
 
 /// Code 201: all groups, or the page that the request names.
@@ -139,7 +149,7 @@ pub fn forbid((groups, topics): (&Groups, &Topics), request: &OwnedCommand) -> R
 /// Code 208: how far the group is, queue by queue.
 pub fn stats(
     (topics, members, offsets): (&Topics, &Members, &Offsets),
-    store: &Store,
+    (store, pops): (&Store, &Pops),
     broker: &str,
     request: &OwnedCommand,
 ) -> Reply {
@@ -151,7 +161,7 @@ pub fn stats(
             let Some(topic) = topics.get(name.as_str()) else { continue };
             for queue in (0..topic.read_queues()).map(QueueId::new) {
                 let key = Key { group: group.clone(), topic: name.clone(), queue };
-                let wrapper = standing(offsets, store, &key);
+                let wrapper = standing(offsets, (store, pops), &key);
                 body.offset_table.insert(message_queue(broker, &key), wrapper);
             }
         }
@@ -176,15 +186,16 @@ fn measured(members: &Members, offsets: &Offsets, header: &GetConsumeStatsHeader
     known.filter(|topic| !online || members.subscription(group, topic.as_str()).is_some()).collect()
 }
 
-/// Where a group is in a queue.
-pub(super) fn standing(offsets: &Offsets, store: &Store, key: &Key) -> OffsetWrapper {
+/// Where a group is in a queue. What tools call the pull offset is for a group that pops how far it has popped: what lies between the two is
+/// in flight, or behind something that is.
+pub(super) fn standing(offsets: &Offsets, (store, pops): (&Store, &Pops), key: &Key) -> OffsetWrapper {
     let queue = store.find_queue(key.topic.as_str(), key.queue);
     let at = offsets.get(key.group.as_str(), key.topic.as_str(), key.queue).unwrap_or_default();
     OffsetWrapper {
         broker_offset: queue.as_ref().map_or(0, |queue| queue.max().to_wire()),
         consumer_offset: at.to_wire(),
         last_timestamp: queue.and_then(|queue| last_consumed(store, &queue, at)).map_or(0, Millis::get),
-        pull_offset: at.to_wire(),
+        pull_offset: pops.standing(key).map_or(at, |(next, _)| next.max(at)).to_wire(),
     }
 }
 

@@ -68,7 +68,7 @@ async fn progress_is_measured_and_goes_with_the_group() {
             topic_list: None,
         };
         let services = (&*world.topics, &*world.members, &*world.offsets);
-        stats(services, &world.store, "broker-a", &request(&header))
+        stats(services, (&world.store, &world.pops), "broker-a", &request(&header))
     };
     let reply = measure(None);
     let first = ConsumeStats::from_json(&reply.body).unwrap().offset_table.into_values().next().unwrap();
@@ -81,7 +81,12 @@ async fn progress_is_measured_and_goes_with_the_group() {
 
     let delete = |clean_offset| {
         let header = DeleteSubscriptionGroupHeader { group_name: "g".to_owned(), clean_offset };
-        World::settle(super::delete(&world.groups, &world.offsets, &world.locks, &request(&header)))
+        World::settle(super::delete(
+            (&world.groups, &world.locks),
+            &world.offsets,
+            &world.pops,
+            &request(&header),
+        ))
     };
     assert_eq!(delete(false).await.code, 0);
     assert!(!world.offsets.of_group("g").is_empty());

@@ -4,6 +4,8 @@
 //! function and encodes. The hot families (`send`, `pull`, `transaction`) write straight into the
 //! connection's output; a handler of any other is a function `(services, request, caller) -> Handled`.
 
+mod ack;
+mod assignment;
 mod beside;
 pub mod budget;
 mod connection;
@@ -19,6 +21,7 @@ mod member;
 mod offset;
 mod outbound;
 pub mod pace;
+mod pop;
 mod progress;
 mod pull;
 pub mod query;

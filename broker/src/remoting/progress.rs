@@ -88,7 +88,7 @@ fn of_topic(services: &Services, group: &GroupName, topic: &Topic) -> ConsumeSta
     let mut stats = ConsumeStats::default();
     for queue in (0..topic.read_queues()).map(QueueId::new) {
         let key = Key { group: group.clone(), topic: topic.name.clone(), queue };
-        let standing = standing(&services.offsets, &services.store, &key);
+        let standing = standing(&services.offsets, (&services.store, &services.pops), &key);
         stats.offset_table.insert(message_queue(&services.config.node.name, &key), standing);
     }
     stats

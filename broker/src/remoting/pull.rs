@@ -69,7 +69,7 @@ impl ParkedPulls {
         mailbox: &Arc<Mailbox>,
         parked: Parked,
     ) -> Result<(), Box<(Parked, PollsFull)>> {
-        self.next_token = self.next_token.wrapping_add(1);
+        self.next_token = self.next_token.wrapping_add(1) & !super::pop::TOKEN_BIT;
         let token = self.next_token;
         let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
             Ok(place) => place,

@@ -4,8 +4,10 @@ use gantry_proto::remoting::codes::ResponseCode;
 
 use super::context::{Reply, chain};
 use crate::deliver::expressions::{FilterError, WantedError};
+use crate::deliver::pop::PopError;
 use crate::deliver::retry::SendBackError;
 use crate::groups::members::CallError;
+use crate::groups::modes::ModeError;
 use crate::groups::offsets::CommitError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
@@ -146,6 +148,18 @@ pub(super) fn wanted(error: &WantedError) -> ResponseCode {
     }
 }
 
+/// Why nothing can be popped, acknowledged or put off. Official clients pop again a little later on POLLING_FULL.
+pub(super) fn pop(error: &PopError) -> ResponseCode {
+    match error {
+        PopError::Full { .. } => ResponseCode::PollingFull,
+        PopError::TooManyQueues { .. } => ResponseCode::SystemBusy,
+        PopError::RetryName { .. } => ResponseCode::InvalidParameter,
+        PopError::Append(error) => append(error),
+        PopError::Poisoned(_) => ResponseCode::ServiceNotAvailable,
+        PopError::Encode(_) | PopError::StateQueue(_) => ResponseCode::SystemError,
+    }
+}
+
 /// Why an offset was not kept.
 fn commit(error: &CommitError) -> ResponseCode {
     match error {
@@ -177,6 +191,16 @@ fn group(error: &GroupError) -> ResponseCode {
     }
 }
 
+/// Why a group's way of taking messages was not set.
+fn mode(error: &ModeError) -> ResponseCode {
+    match error {
+        ModeError::RetryTopic(_) => ResponseCode::NoPermission,
+        ModeError::Unknown(_) | ModeError::Name { .. } => ResponseCode::InvalidParameter,
+        ModeError::Full { .. } => ResponseCode::SystemBusy,
+        ModeError::Save(_) => ResponseCode::SystemError,
+    }
+}
+
 /// Why a heartbeat was refused.
 fn heartbeat(error: &HeartbeatError) -> ResponseCode {
     match error {
@@ -205,6 +229,8 @@ as_reply! {
     GroupError => group,
     HeartbeatError => heartbeat,
     RecallError => recall,
+    ModeError => mode,
+    PopError => pop,
     TopicError => topic,
 }
 

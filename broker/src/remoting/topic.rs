@@ -21,6 +21,7 @@ use super::context::{Handled, Reply, settle};
 use super::member::body_of;
 use super::offset::known_topic;
 use crate::deliver::polls::Polls;
+use crate::deliver::pop::Pops;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::groups::offsets::{CommitError, Offsets};
@@ -75,7 +76,7 @@ pub fn declare_all(topics: &Topics, request: &OwnedCommand) -> Reply {
 /// waits for a message of it is answered.
 pub fn delete(
     (topics, locks): (&Topics, &Locks),
-    offsets: &Arc<Offsets>,
+    (offsets, pops): (&Arc<Offsets>, &Arc<Pops>),
     (store, polls): (&Arc<Store>, &Arc<Polls>),
     request: &OwnedCommand,
 ) -> Handled {
@@ -86,29 +87,51 @@ pub fn delete(
         }
         Err(refused) => return refused.into(),
     };
-    let (offsets, store, polls) = (Arc::clone(offsets), Arc::clone(store), Arc::clone(polls));
+    // What groups have popped from it and not acknowledged goes with it.
+    let mut names = pops.retry_topics_of(&name);
+    for retry in &names {
+        if let Err(error) = topics.delete(retry.as_str())
+            && !matches!(error, TopicError::NotExist(_))
+        {
+            return Reply::from(error).into();
+        }
+    }
+    names.push(name);
+    let (offsets, pops) = (Arc::clone(offsets), Arc::clone(pops));
+    let (store, polls) = (Arc::clone(store), Arc::clone(polls));
     Handled::later(async move {
-        if let Err(error) = offsets.remove_topic(&name).await {
-            return error.into();
-        }
-        // What was sent to the topic is listed first: listed later, it would be in a queue made anew.
-        store.write_through();
-        store.drive();
-        if let Err(error) = store.dispatched(store.max_offset()).await {
-            return CommitError::from(error).into();
-        }
-        let queues = store.topic_queues(name.as_str());
-        let removed = tokio::task::spawn_blocking(move || store.remove_topic(name.as_str())).await;
-        for queue in queues {
-            polls.wake_all(&(queue.topic().clone(), queue.id()));
-        }
-        match removed.map_err(std::io::Error::other).and_then(|removed| removed) {
-            Ok(()) => Reply::ok(),
-            Err(error) => {
-                let why = format!("the topic is deleted, but not the files of its queues: {error}");
-                Reply::refused(ResponseCode::SystemError, why)
+        for name in names {
+            if let Err(refused) = forget(&offsets, &pops, &store, &polls, name).await {
+                return refused;
             }
         }
+        Reply::ok()
+    })
+}
+
+/// Forgets what is kept of a topic that was deleted.
+async fn forget(
+    offsets: &Offsets,
+    pops: &Pops,
+    store: &Arc<Store>,
+    polls: &Polls,
+    name: TopicName,
+) -> Result<(), Reply> {
+    pops.remove_topic(&name).await?;
+    offsets.remove_topic(&name).await?;
+    // What was sent to the topic is listed first: listed later, it would be in a queue made anew.
+    store.write_through();
+    store.drive();
+    store.dispatched(store.max_offset()).await.map_err(CommitError::from)?;
+    let queues = store.topic_queues(name.as_str());
+    let blocking = Arc::clone(store);
+    let removed = tokio::task::spawn_blocking(move || blocking.remove_topic(name.as_str())).await;
+    for queue in queues {
+        polls.wake_all(&(queue.topic().clone(), queue.id()));
+    }
+    removed.map_err(std::io::Error::other).and_then(|removed| removed).map_err(|error| {
+        let why = format!("the topic is deleted, but not the files of its queues: {error}");
+        Reply::refused(ResponseCode::SystemError, why)
     })
 }
 

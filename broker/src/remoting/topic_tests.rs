@@ -106,7 +106,7 @@ async fn a_deleted_topic_leaves_nothing_behind() {
     let delete = |name: &str| {
         let World { topics, offsets, store, locks, .. } = &world;
         let polls = Arc::new(Polls::new(1));
-        World::settle(delete((topics, locks), offsets, (store, &polls), &named(name)))
+        World::settle(delete((topics, locks), (offsets, &world.pops), (store, &polls), &named(name)))
     };
     assert_eq!(delete("T").await.code, 0);
     assert!(world.topics.get("T").is_none());

@@ -141,7 +141,12 @@ pub struct Messages<'a> {
     pub runs: LogRuns,
 }
 
-impl Messages<'_> {
+impl<'a> Messages<'a> {
+    /// Goes on with messages of another queue.
+    pub fn turn_to(&mut self, queue: &'a Queue) {
+        self.queue = queue;
+    }
+
     /// Adds the message of an entry, as [`Store::message`] gives it; `false` when it is gone.
     pub fn add(&mut self, entry: &QueueEntry) -> Result<bool, ReadError> {
         self.add_if(entry, |_| true)

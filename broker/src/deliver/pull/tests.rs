@@ -117,7 +117,7 @@ async fn bytes_and_steps_of_one_pull_are_bounded() {
     let large = vec![0; 100_000];
     fixture::send_with(&world.store, "T", 0, (properties, &large), 8).await;
     let request = request(&world.queue, Filter::All);
-    let mut looks = Looks::new(&request);
+    let mut looks = Looks::new(&request.filter, request.own.as_ref());
     looks.bytes = LOOKED_BYTES_MAX - 1;
     assert!(!looks.are_enough());
     looks.bytes += 1;
@@ -132,11 +132,11 @@ async fn bytes_and_steps_of_one_pull_are_bounded() {
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_not_wanted() {
     let request = request(&World::new().queue, sql("a IS NULL"));
-    assert!(!Looks::new(&request).at(b"no record"));
+    assert!(!Looks::new(&request.filter, request.own.as_ref()).at(b"no record"));
     let item = BatchItem { flag: 0, body: b"x", properties: gantry_proto::record::Properties::new(b"") };
     let mut bytes = Vec::new();
     item.encode_into(&mut bytes).expect("an item");
-    assert!(!Looks::new(&request).at(&bytes));
+    assert!(!Looks::new(&request.filter, request.own.as_ref()).at(&bytes));
 }
 
 #[tokio::test]

@@ -361,6 +361,15 @@ impl Offsets {
         offset
     }
 
+    /// The offset that an operator set for this queue and that consumers do not follow yet. To be followed with
+    /// [`take_reset`](Self::take_reset) from there.
+    pub fn pending_reset(&self, key: &Key) -> Option<QueueOffset> {
+        if self.shared.resets.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.shared.table().pending_reset(key)
+    }
+
     /// Forgets a topic that was deleted, for all groups.
     pub async fn remove_topic(&self, topic: &TopicName) -> Result<(), CommitError> {
         if self.shared.table().groups_of_topic(topic.as_str()).is_empty() {

@@ -158,6 +158,11 @@ impl Table {
         None
     }
 
+    /// The offset of a reset that is not done.
+    pub fn pending_reset(&self, key: &Key) -> Option<QueueOffset> {
+        self.entry(key).filter(|entry| entry.reset != Reset::Done)?.logged
+    }
+
     /// Whether changes wait to be logged.
     pub const fn is_waiting(&self) -> bool {
         !self.noted.is_empty() || !self.followed.is_empty()

@@ -1,0 +1,462 @@
+//! Popping: code 200050, answered at once or when a message arrives, and what is asked about it: 200052, 200054, 200055.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_proto::ids::{Millis, QueueId};
+use gantry_proto::names::TopicName;
+use gantry_proto::receipt::PopInfo;
+use gantry_proto::remoting::codes::ResponseCode;
+use gantry_proto::remoting::frame::{Frame, Serialize};
+use gantry_proto::remoting::header::{Command, Head, OwnedCommand};
+use gantry_proto::remoting::request::Header as _;
+use gantry_proto::remoting::request::pop::{
+    NotificationHeader, NotificationResponse, POP_MESSAGES_MAX, PeekMessageHeader, PollingInfoHeader,
+    PollingInfoResponse, PopMessageHeader, PopMessageResponse, REVIVE_ORDERLY, init_mode,
+};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::context::{Reply, Services, settle, short};
+use super::refusal;
+use crate::deliver::filter::Filter;
+use crate::deliver::polls::{ANY_QUEUE, Mailbox, Place, Polls, PollsFull};
+use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
+use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Start, Wanted};
+use crate::groups::Reading;
+
+/// The longest time a pop is held, whatever the client asks for.
+const POLL_MAX: Duration = Duration::from_secs(60);
+/// A request that comes so long after its time to wait was over is not worked on: its client has gone on.
+const LATE_MS: i64 = 500;
+/// Tells the tokens of pops from those of pulls, which share a mailbox.
+pub(super) const TOKEN_BIT: u32 = 1 << 31;
+
+/// What a request that waits wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// The messages.
+    Messages,
+    /// Whether there are some.
+    Whether,
+}
+
+/// A pop that waits for a message.
+#[derive(Debug)]
+pub(super) struct Parked {
+    request: PopRequest,
+    asks: Asks,
+    opaque: i32,
+    serialize: Serialize,
+    deadline: Instant,
+}
+
+/// The parked pops of one connection.
+#[derive(Debug, Default)]
+pub(super) struct ParkedPops {
+    pops: HashMap<u32, (Vec<Place>, Parked)>,
+    deadlines: BTreeSet<(Instant, u32)>,
+    next_token: u32,
+}
+
+impl ParkedPops {
+    /// Parks a pop at the topic's queues and at its retry topic; gives it back when the broker has no room for more.
+    fn park(
+        &mut self,
+        polls: &Polls,
+        mailbox: &Arc<Mailbox>,
+        parked: Parked,
+    ) -> Result<u32, Box<(Parked, PollsFull)>> {
+        self.next_token = self.next_token.wrapping_add(1);
+        let token = self.next_token | TOKEN_BIT;
+        let request = &parked.request;
+        let id = match request.wanted {
+            Wanted::Queue(id) => id,
+            Wanted::All(_) => ANY_QUEUE,
+        };
+        let retry = request.retry_topic().ok().flatten();
+        let everything = Filter::All;
+        let retry = retry.map(|retry| ((retry, ANY_QUEUE), &everything));
+        let mut places = Vec::with_capacity(2);
+        for (key, filter) in std::iter::once(((request.topic.clone(), id), &request.filter)).chain(retry) {
+            match polls.park_at(key, filter, mailbox, token) {
+                Ok(place) => places.push(place),
+                Err(full) => {
+                    leave(&places, polls, mailbox);
+                    return Err(Box::new((parked, full)));
+                }
+            }
+        }
+        self.deadlines.insert((parked.deadline, token));
+        self.pops.insert(token, (places, parked));
+        Ok(token)
+    }
+
+    /// Takes a pop that was woken, or whose time is over.
+    pub(super) fn take(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>, token: u32) -> Option<Parked> {
+        let (places, parked) = self.pops.remove(&token)?;
+        self.deadlines.remove(&(parked.deadline, token));
+        leave(&places, polls, mailbox);
+        Some(parked)
+    }
+
+    /// When the next pop must be answered whatever happens.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Takes a pop whose time is over.
+    pub(super) fn take_due(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>, now: Instant) -> Option<Parked> {
+        let (deadline, token) = *self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        self.take(polls, mailbox, token)
+    }
+
+    /// Gives up all places.
+    pub(super) fn clear(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>) {
+        self.deadlines.clear();
+        for (_, (places, _)) in self.pops.drain() {
+            leave(&places, polls, mailbox);
+        }
+    }
+}
+
+fn leave(places: &[Place], polls: &Polls, mailbox: &Arc<Mailbox>) {
+    for place in places {
+        polls.leave(place, mailbox);
+    }
+}
+
+type Refusal = (ResponseCode, String);
+
+/// Handles a pop.
+pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
+    let prepared = PopMessageHeader::decode(&command.ext)
+        .map_err(|error| (ResponseCode::SystemError, error.to_string()))
+        .and_then(|header| prepare(&connection.services, &header).map(|request| (header, request)));
+    let (header, request) = match prepared {
+        Ok(prepared) => prepared,
+        Err((code, why)) => {
+            let head = Head::reply(code.code(), command.opaque).remark(&why);
+            connection.answer(frame.serialize, &head, &PopMessageResponse::default(), &[]);
+            return;
+        }
+    };
+    let now = connection.services.clock.now();
+    let parked = Parked {
+        request,
+        asks: Asks::Messages,
+        opaque: command.opaque,
+        serialize: frame.serialize,
+        deadline: deadline(header.poll_time),
+    };
+    if is_late(header.born_time, header.poll_time, now) {
+        answer_nothing(connection, &parked, 0, ResponseCode::PollingTimeout, "the request came too late");
+        return;
+    }
+    work_on(connection, parked);
+}
+
+/// Handles a question whether there is something to pop.
+pub(super) fn handle_notification(connection: &mut Connection, command: &Command<'_>, frame: &Frame<'_>) {
+    let prepared = NotificationHeader::decode(&command.ext)
+        .map_err(|error| (ResponseCode::SystemError, error.to_string()))
+        .and_then(|header| {
+            let (kind, expression) = (header.exp_type, header.exp);
+            let subject = (header.consumer_group, header.topic, header.queue_id);
+            let request = subject_of(&connection.services, subject)?;
+            let filter = filter_of(&connection.services, kind, expression)?;
+            let delivery = delivery_of(header.order);
+            let attempt = attempt_of(header.attempt_id, delivery)?;
+            Ok((header.poll_time, PopRequest { filter, delivery, attempt, ..request }))
+        });
+    match prepared {
+        Ok((poll_time, request)) => {
+            let parked = Parked {
+                request,
+                asks: Asks::Whether,
+                opaque: command.opaque,
+                serialize: frame.serialize,
+                deadline: deadline(poll_time),
+            };
+            work_on(connection, parked);
+        }
+        Err((code, why)) => {
+            let head = Head::reply(code.code(), command.opaque).remark(&why);
+            connection.answer(frame.serialize, &head, &NotificationResponse::default(), &[]);
+        }
+    }
+}
+
+fn deadline(poll_ms: i64) -> Instant {
+    Instant::now() + Duration::from_millis(u64::try_from(poll_ms).unwrap_or(0)).min(POLL_MAX)
+}
+
+/// Whether the client has stopped waiting. One that does not say when it sent the request is not judged.
+fn is_late(born_ms: i64, poll_ms: i64, now: Millis) -> bool {
+    born_ms > 0 && now.get().saturating_sub(born_ms).saturating_sub(poll_ms) > LATE_MS
+}
+
+/// Checks a pop, in the order that clients expect.
+fn prepare(services: &Services, header: &PopMessageHeader<'_>) -> Result<PopRequest, Refusal> {
+    let wrong = |why: String| (ResponseCode::InvalidParameter, why);
+    if !(1..=POP_MESSAGES_MAX).contains(&header.max_msg_nums) {
+        let why = format!("maxMsgNums is {}, a pop takes 1 to {POP_MESSAGES_MAX}", header.max_msg_nums);
+        return Err(wrong(why));
+    }
+    let invisible_ms = u32::try_from(header.invisible_time).ok();
+    let invisible_ms = invisible_ms.filter(|ms| (1..=INVISIBLE_MS_MAX).contains(ms)).ok_or_else(|| {
+        wrong(format!("invisibleTime is {} ms, it must be 1 to {INVISIBLE_MS_MAX}", header.invisible_time))
+    })?;
+    let subject = (header.consumer_group, header.topic, header.queue_id);
+    let request = subject_of(services, subject)?;
+    let delivery = delivery_of(header.order);
+    Ok(PopRequest {
+        messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
+        invisible_ms,
+        start: if header.init_mode == init_mode::MAX { Start::Last } else { Start::First },
+        filter: filter_of(services, header.exp_type, header.exp)?,
+        delivery,
+        attempt: attempt_of(header.attempt_id, delivery)?,
+        ..request
+    })
+}
+
+/// Checks group, topic and queue. The rest of the request asks for one message of any kind.
+fn subject_of(services: &Services, (group, name, queue): (&str, &str, i32)) -> Result<PopRequest, Refusal> {
+    let group = services
+        .groups
+        .get_or_create(group)
+        .map_err(|error| (ResponseCode::SubscriptionGroupNotExist, error.to_string()))?;
+    if !group.config.consume_enable {
+        let why = format!("group {} may not consume: enable it first", group.name);
+        return Err((ResponseCode::NoPermission, why));
+    }
+    let topic = services.topics.get(name).ok_or_else(|| {
+        let why = format!("topic {} does not exist: create it or send to it first", short(name));
+        (ResponseCode::TopicNotExist, why)
+    })?;
+    if !topic.is_readable() {
+        let why = format!("topic {} is not readable: change its permission", topic.name);
+        return Err((ResponseCode::NoPermission, why));
+    }
+    if group.reading(topic.name.as_str()) == Reading::Forbidden {
+        let why = format!("group {} is forbidden to read topic {}: allow it first", group.name, topic.name);
+        return Err((ResponseCode::NoPermission, why));
+    }
+    let queues = topic.read_queues();
+    let wanted = match QueueId::from_wire(queue) {
+        None if queue == -1 => Wanted::All(queues),
+        Some(id) if id.get() < queues => Wanted::Queue(id),
+        _ => {
+            let why = format!("topic {} has {queues} queues to read, there is no queue {queue}", topic.name);
+            return Err((ResponseCode::InvalidParameter, why));
+        }
+    };
+    let request = PopRequest {
+        group: group.name.clone(),
+        topic: topic.name.clone(),
+        wanted,
+        messages_max: 1,
+        invisible_ms: 1,
+        start: Start::First,
+        filter: Filter::All,
+        delivery: Delivery::Concurrent,
+        attempt: None,
+    };
+    request.retry_topic().map_err(|error| (refusal::pop(&error), error.to_string()))?;
+    Ok(request)
+}
+
+/// The filter of a pop; without an expression all messages are wanted.
+fn filter_of(services: &Services, kind: Option<&str>, expression: Option<&str>) -> Result<Filter, Refusal> {
+    let (kind, text) = (kind.unwrap_or_default(), expression.unwrap_or_default());
+    if text.is_empty() {
+        return Ok(Filter::All);
+    }
+    services.expressions.filter(kind, text).map_err(|error| (refusal::filter(&error), error.to_string()))
+}
+
+fn delivery_of(order: Option<bool>) -> Delivery {
+    if order == Some(true) { Delivery::Orderly } else { Delivery::Concurrent }
+}
+
+fn attempt_of(id: Option<&str>, delivery: Delivery) -> Result<Option<Arc<str>>, Refusal> {
+    let id = id.filter(|id| !id.is_empty() && delivery == Delivery::Orderly);
+    if id.is_some_and(|id| id.len() > ATTEMPT_BYTES_MAX) {
+        let why = format!("attemptId is longer than {ATTEMPT_BYTES_MAX} bytes: use a shorter one");
+        return Err((ResponseCode::InvalidParameter, why));
+    }
+    Ok(id.map(Arc::from))
+}
+
+/// Answers a pop, or parks it.
+fn work_on(connection: &mut Connection, parked: Parked) {
+    match parked.asks {
+        Asks::Messages => pop(connection, parked),
+        Asks::Whether => {
+            if connection.services.pops.has_news(&parked.request) {
+                answer_whether(connection, &parked, true, None);
+            } else {
+                wait(connection, parked, 0);
+            }
+        }
+    }
+}
+
+fn pop(connection: &mut Connection, parked: Parked) {
+    let memory = std::mem::take(&mut connection.pulls.messages);
+    let popped = connection.services.pops.pop(&parked.request, memory);
+    // A pop that finds nothing may have logged how far it looked.
+    connection.appended = true;
+    match popped {
+        Ok(Outcome::Found(found)) => give(connection, &parked, found),
+        Ok(Outcome::Nothing { rest }) => {
+            wait(connection, parked, rest);
+        }
+        Ok(Outcome::Again) => {
+            if let Some(token) = wait(connection, parked, 0) {
+                connection.inbox.mailbox.wake(token);
+            }
+        }
+        Err(error) => {
+            let head = Head::reply(refusal::pop(&error).code(), parked.opaque);
+            let why = super::context::chain(&error);
+            connection.answer(parked.serialize, &head.remark(&why), &PopMessageResponse::default(), &[]);
+        }
+    }
+}
+
+/// Parks a pop whose time is not over; otherwise says that there is nothing. Returns its token.
+fn wait(connection: &mut Connection, parked: Parked, rest: u64) -> Option<u32> {
+    if Instant::now() >= parked.deadline {
+        finish(connection, &parked, rest);
+        return None;
+    }
+    let request = parked.request.clone();
+    let services = Arc::clone(&connection.services);
+    let mailbox = Arc::clone(&connection.inbox.mailbox);
+    match connection.parked_pops.park(&services.polls, &mailbox, parked) {
+        Ok(token) => {
+            // A message that came before the place was taken woke nobody.
+            if services.pops.has_news(&request) {
+                mailbox.wake(token);
+            }
+            Some(token)
+        }
+        Err(refused) => {
+            let (parked, full) = *refused;
+            match parked.asks {
+                Asks::Messages => {
+                    let why = full.to_string();
+                    answer_nothing(connection, &parked, rest, ResponseCode::PollingFull, &why);
+                }
+                Asks::Whether => answer_whether(connection, &parked, false, Some(true)),
+            }
+            None
+        }
+    }
+}
+
+/// A parked pop was woken, or its time is over: looks again.
+pub(super) fn resume(connection: &mut Connection, parked: Parked) {
+    work_on(connection, parked);
+    connection.services.store.drive();
+}
+
+fn finish(connection: &mut Connection, parked: &Parked, rest: u64) {
+    match parked.asks {
+        Asks::Messages => {
+            answer_nothing(connection, parked, rest, ResponseCode::PollingTimeout, "NO_MESSAGE_IN_QUEUE");
+        }
+        Asks::Whether => answer_whether(connection, parked, false, None),
+    }
+}
+
+fn answer_nothing(connection: &mut Connection, parked: &Parked, rest: u64, code: ResponseCode, remark: &str) {
+    let header = PopMessageResponse {
+        invisible_time: i64::from(parked.request.invisible_ms),
+        rest_num: i64::try_from(rest).unwrap_or(i64::MAX),
+        ..PopMessageResponse::default()
+    };
+    let head = Head::reply(code.code(), parked.opaque).remark(remark);
+    connection.answer(parked.serialize, &head, &header, &[]);
+    connection.services.metrics.pulls_missed.bump();
+}
+
+fn answer_whether(connection: &mut Connection, parked: &Parked, has_msg: bool, polling_full: Option<bool>) {
+    let header = NotificationResponse { has_msg, polling_full };
+    let head = Head::reply(ResponseCode::Success.code(), parked.opaque);
+    connection.answer(parked.serialize, &head, &header, &[]);
+}
+
+/// Gives what was popped, when the log shows it for good.
+fn give(connection: &mut Connection, parked: &Parked, found: Found) {
+    let header = header_of(&parked.request, &found);
+    let head = Head::reply(ResponseCode::Success.code(), parked.opaque).remark("FOUND");
+    connection.hold_runs(found.end, parked.serialize, &head, &header, &found.messages);
+    let metrics = &connection.services.metrics;
+    metrics.pulls_found.bump();
+    metrics.messages_out.add(found.messages.messages() as u64);
+    metrics.bytes_out.add(found.messages.bytes() as u64);
+    connection.pulls.messages = found.messages;
+    // The files of the log are not held between pops.
+    connection.pulls.messages.clear();
+}
+
+fn header_of(request: &PopRequest, found: &Found) -> PopMessageResponse {
+    let mut info = PopInfo::default();
+    for queue in &found.queues {
+        info.add(queue.from, queue.queue, &queue.messages);
+    }
+    PopMessageResponse {
+        pop_time: found.popped_at.get(),
+        invisible_time: i64::from(request.invisible_ms),
+        revive_qid: if request.delivery == Delivery::Orderly { REVIVE_ORDERLY } else { 0 },
+        rest_num: i64::try_from(found.rest).unwrap_or(i64::MAX),
+        start_offset_info: Some(info.starts),
+        msg_offset_info: Some(info.offsets),
+        order_count_info: Some(info.order_counts).filter(|counts| !counts.is_empty()),
+    }
+}
+
+/// Code 200052: what a pop would give.
+pub(super) fn peek(services: &Services, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: PeekMessageHeader<'_> = request.header()?;
+        let refused = |(code, why): Refusal| Reply::refused(code, why);
+        if !(1..=POP_MESSAGES_MAX).contains(&header.max_msg_nums) {
+            let why = format!("maxMsgNums is {}, a peek takes 1 to {POP_MESSAGES_MAX}", header.max_msg_nums);
+            return Err(refused((ResponseCode::InvalidParameter, why)));
+        }
+        let subject = (header.consumer_group, header.topic, header.queue_id);
+        let request = subject_of(services, subject).map_err(refused)?;
+        let messages_max = usize::try_from(header.max_msg_nums).unwrap_or(1);
+        let request = PopRequest { messages_max, ..request };
+        let found = services.pops.peek(&request, crate::store::LogRuns::default())?;
+        let header = header_of(&request, &found);
+        let reply = Reply::header(&header);
+        if found.messages.is_empty() {
+            let remark = Some("NO_MESSAGE_IN_QUEUE".to_owned());
+            return Ok(Reply { code: ResponseCode::PullNotFound.into(), remark, ..reply });
+        }
+        let body: Vec<u8> = found.messages.iter().flatten().copied().collect();
+        Ok(Reply { remark: Some("FOUND".to_owned()), ..reply.with_body(body) })
+    })
+}
+
+/// Code 200055: how many pops wait at a queue, or at all queues of the topic.
+pub(super) fn polling_info(services: &Services, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: PollingInfoHeader<'_> = request.header()?;
+        let subject = (header.consumer_group, header.topic, header.queue_id);
+        subject_of(services, subject).map_err(|(code, why)| Reply::refused(code, why))?;
+        let queue = QueueId::from_wire(header.queue_id).unwrap_or(ANY_QUEUE);
+        let waiting = services.polls.waiting_at(&(TopicName::internal(header.topic), queue));
+        let polling_num = i32::try_from(waiting).unwrap_or(i32::MAX);
+        Ok(Reply::header(&PollingInfoResponse { polling_num }))
+    })
+}
