@@ -2,6 +2,7 @@ package gantry.suite;
 
 import java.util.List;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
@@ -17,7 +18,7 @@ final class Compat {
 
     /** Scenarios that only this version can run. */
     static List<Scenario> scenarios() {
-        return Timers.scenarios();
+        return Stream.of(Timers.scenarios(), Popping.scenarios()).flatMap(List::stream).toList();
     }
 
     static void broadcasting(DefaultMQPushConsumer consumer) {
