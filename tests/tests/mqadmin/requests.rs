@@ -60,6 +60,21 @@ const SHOWN: &[(&str, &[RequestCode])] = &[
             RequestCode::GetTopicConfig,
         ],
     ),
+    (
+        "pop",
+        &[
+            RequestCode::QueryAssignment,
+            RequestCode::SetMessageRequestMode,
+            RequestCode::GetAllMessageRequestMode,
+            RequestCode::PopMessage,
+            RequestCode::AckMessage,
+            RequestCode::PeekMessage,
+            RequestCode::ChangeMessageInvisibletime,
+            RequestCode::Notification,
+            RequestCode::PollingInfo,
+            RequestCode::BatchAckMessage,
+        ],
+    ),
     ("timers", &[RequestCode::RecallMessage]),
 ];
 
