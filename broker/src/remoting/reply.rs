@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_proto::ids::Millis;
-use gantry_proto::record::{OffsetMsgId, Properties, PropertiesBuf, SysFlag, keys};
+use gantry_proto::record::{OffsetMsgId, PropertiesBuf, keys};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::callback::PushReplyMessageHeader;
@@ -31,21 +31,7 @@ pub(super) async fn reply(services: &Services, request: &OwnedCommand, caller: &
         Err(error) => return error.into(),
     };
     let store_host = services.store_host(caller);
-    let message = Incoming {
-        topic: header.topic,
-        default_topic: header.default_topic,
-        default_queues: header.default_topic_queue_nums,
-        queue_id: header.queue_id,
-        sys_flag: SysFlag::new(header.sys_flag),
-        flag: header.flag,
-        born_at: Millis::new(header.born_timestamp),
-        born_host: caller.remote,
-        store_host,
-        properties: Properties::new(header.properties.unwrap_or_default().as_bytes()),
-        body: &request.body,
-        reconsume_times: header.reconsume_times.unwrap_or(0),
-        reconsume_max: header.max_reconsume_times,
-    };
+    let message = super::send::incoming(&header, &request.body, caller, store_host);
     let push = crate::groups::members::Call::new(
         RequestCode::PushReplyMessageToClient,
         &pushed(&header, &message, services.clock.now()),

@@ -1,5 +1,6 @@
 //! Sends: codes 10, 310 and 320; and 36, a consumer's "not now".
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, PhyOffset};
@@ -78,15 +79,14 @@ struct Taken {
     handle: Option<String>,
 }
 
-fn take(
-    connection: &mut Connection,
-    code: RequestCode,
-    header: &SendMessageHeader<'_>,
-    body: &[u8],
-) -> Result<Taken, Refused> {
-    let Connection { services, caller, scratch, msg_ids, appended, .. } = connection;
-    let store_host = services.store_host(caller);
-    let incoming = Incoming {
+/// The message of a request.
+pub(super) fn incoming<'a>(
+    header: &SendMessageHeader<'a>,
+    body: &'a [u8],
+    caller: &Caller,
+    store_host: SocketAddr,
+) -> Incoming<'a> {
+    Incoming {
         topic: header.topic,
         default_topic: header.default_topic,
         default_queues: header.default_topic_queue_nums,
@@ -100,7 +100,18 @@ fn take(
         body,
         reconsume_times: header.reconsume_times.unwrap_or(0),
         reconsume_max: header.max_reconsume_times,
-    };
+    }
+}
+
+fn take(
+    connection: &mut Connection,
+    code: RequestCode,
+    header: &SendMessageHeader<'_>,
+    body: &[u8],
+) -> Result<Taken, Refused> {
+    let Connection { services, caller, scratch, msg_ids, appended, .. } = connection;
+    let store_host = services.store_host(caller);
+    let incoming = incoming(header, body, caller, store_host);
     let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
     let mut msg_ids = std::mem::take(msg_ids);
     msg_ids.clear();
