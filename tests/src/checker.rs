@@ -17,15 +17,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gantry_client::proto::ids::QueueOffset;
+use gantry_client::proto::ids::{Millis, QueueOffset};
+use gantry_client::proto::record::RecallHandle;
 use gantry_client::{MessageQueue, Received, Resolution, SendReceipt, SendStatus};
 
 /// Contradictions that are written down; the rest is only counted.
 const VIOLATIONS_MAX: usize = 40;
 /// A check so long after an acknowledged end cannot have crossed it on the way, unless something was held up.
 const CROSSING_MAX: Duration = Duration::from_secs(2);
+/// Timer messages of the load are due within 4 s, and the small jumps of a clock add 5 s. A later one was stored while the
+/// clock was an hour or a day ahead.
+const TIMED_WITHIN_MS: u64 = 30_000;
 /// Which message: the `seq`-th of an actor. It is in the body, so that a message tells who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ident {
@@ -126,6 +130,8 @@ struct Entry {
     place: Option<(MessageQueue, u64)>,
     commit_asked: bool,
     recall: Recall,
+    /// A timer message that was stored while the broker's clock was far ahead: it comes when that time does.
+    waits_for: Option<Millis>,
     ended_at: Option<Instant>,
     checks: u32,
 }
@@ -136,6 +142,7 @@ impl Entry {
         self.acknowledged
             && !matches!(self.kind, Kind::OneWay | Kind::Half(Fate::Rollback))
             && self.recall == Recall::NotAsked
+            && self.waits_for.is_none()
     }
 
     /// Whether its place among others of its actor is known. What was not acknowledged may have waited in a
@@ -292,6 +299,7 @@ impl Checker {
             place: None,
             commit_asked: false,
             recall: Recall::NotAsked,
+            waits_for: None,
             ended_at: None,
             checks: 0,
         };
@@ -322,6 +330,7 @@ impl Checker {
         entry.acknowledged = true;
         entry.first_attempt = matches!(attempt, Attempt::First);
         entry.id = Some(receipt.message_id.clone());
+        entry.waits_for = far_due(receipt).filter(|_| entry.kind == Kind::Timer);
         // The queue offset of a half or delayed message counts in the topic where it waits.
         if matches!(entry.kind, Kind::Serial | Kind::Pipelined | Kind::Batched { first: true }) {
             model.place(ident, &receipt.queue, receipt.queue_offset.get(), "was acknowledged");
@@ -454,6 +463,14 @@ impl Checker {
             found.join("\n")
         );
     }
+}
+
+/// When a timer message is due, if that is much later than any that the load sends.
+fn far_due(receipt: &SendReceipt) -> Option<Millis> {
+    let handle = receipt.recall_handle.as_deref().and_then(RecallHandle::decode);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let latest = Millis::new(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).plus(TIMED_WITHIN_MS);
+    handle.map(|handle| handle.deliver_at).filter(|due| *due > latest)
 }
 
 /// Whether the broker's own clock was before the time that the message is due. Without that time it was never a timer's:
