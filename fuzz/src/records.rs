@@ -56,8 +56,8 @@ fn crc_of<'a>(view: &RecordView<'a>) -> impl Iterator<Item = (&'a str, &'a str)>
 
 fn check_properties(properties: Properties<'_>) {
     let hot = properties.scan();
-    assert_eq!(hot.tags, properties.tags());
-    assert_eq!(hot.uniq_key, properties.uniq_key());
+    assert_eq!(hot.tags, properties.tags().map(Into::into));
+    assert_eq!(hot.uniq_key, properties.uniq_key().map(Into::into));
     assert_eq!(hot.is_half(), properties.is_half());
     assert_eq!(hot.waits_for_store(), properties.waits_for_store());
     assert!(hot.split_keys().eq(properties.keys()));
