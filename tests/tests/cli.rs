@@ -127,6 +127,13 @@ fn groups_are_created_listed_described_and_deleted() {
     assert_eq!(shell.ok("group list"), "G\t4\n");
     assert_eq!(shell.json("group list")[0]["group"], "G");
     assert_eq!(shell.json("group describe G")["retries"], 4);
+    assert_eq!(shell.json("group set G --attribute gantry.start=last --attribute a=b")["outcome"], "changed");
+    assert_eq!(shell.json("group set G --retries 4 --remove-attribute c")["outcome"], "unchanged");
+    shell.refused("group set G --attribute gantry.start=tomorrow", 1, "it takes first, last, or a time");
+    shell.refused("group set G --attribute gantry.strat=last", 1, "those of Gantry are");
+    shell.refused("group set H --retries 1", 1, "gantry group list");
+    assert_eq!(shell.json("group set G --retries 5 --remove-attribute a")["outcome"], "changed");
+    assert!(shell.ok("group describe G").contains("\nattributes\tgantry.start=last\n"));
     shell.refused("group describe H", 1, "gantry group list");
     shell.refused("group delete G", 2, "--yes");
     assert_eq!(shell.json("group delete G --yes")["outcome"], "deleted");

@@ -1,8 +1,8 @@
-//! `gantry group`: create, list, describe, delete consumer groups.
+//! `gantry group`: create, change, list, describe, delete consumer groups.
 
 use std::collections::BTreeMap;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use gantry_client::MessageQueue;
 use gantry_proto::ids::Millis;
 use gantry_proto::names::GroupName;
@@ -11,7 +11,7 @@ use gantry_proto::remoting::body::group::SubscriptionGroupConfig;
 use gantry_proto::remoting::body::stats::ConsumeStats;
 use serde_json::{Value, json};
 
-use super::args::{Consent, Format, Printing, Target};
+use super::args::{Consent, Format, Printing, Target, pair};
 use super::output::{Failure, Output, done, time};
 
 /// What to do with consumer groups.
@@ -19,6 +19,8 @@ use super::output::{Failure, Output, done, time};
 pub enum GroupCommand {
     /// Create a consumer group on every broker.
     Create(Create),
+    /// Change a group: only what is named.
+    Set(Set),
     /// List consumer groups.
     List(List),
     /// Show a group's members, offsets and lag.
@@ -38,9 +40,33 @@ pub struct Create {
     /// Refuse members that consume in broadcast mode.
     #[arg(long)]
     no_broadcast: bool,
+    /// An attribute, like `gantry.start=last`; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    attribute: Vec<(String, String)>,
     /// Change the group if it exists.
     #[arg(long)]
     update: bool,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `gantry group set`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub struct Set {
+    /// Name of the group.
+    group: String,
+    /// How often a refused message is delivered again before it becomes a dead letter.
+    #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
+    retries: Option<i32>,
+    /// An attribute, like `gantry.start=last`; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", group = "change", value_parser = pair)]
+    attribute: Vec<(String, String)>,
+    /// An attribute that the group is not to have any more; may be given several times.
+    #[arg(long, value_name = "NAME", group = "change")]
+    remove_attribute: Vec<String>,
     #[command(flatten)]
     printing: Printing,
     #[command(flatten)]
@@ -90,6 +116,7 @@ pub struct Delete {
 pub async fn run(command: GroupCommand) -> Result<(), Failure> {
     match command {
         GroupCommand::Create(args) => create(args).await,
+        GroupCommand::Set(args) => set(args).await,
         GroupCommand::List(args) => list(&args).await,
         GroupCommand::Describe(args) => describe(&args).await,
         GroupCommand::Delete(args) => delete(&args).await,
@@ -100,12 +127,13 @@ async fn create(args: Create) -> Result<(), Failure> {
     let client = args.target.connect().await?;
     let admin = client.admin();
     let existing = admin.groups().await?.remove(&args.group);
-    let wanted = SubscriptionGroupConfig {
+    let mut wanted = SubscriptionGroupConfig {
         group_name: args.group,
         retry_max_times: args.retries,
         consume_broadcast_enable: !args.no_broadcast,
         ..existing.clone().unwrap_or_default()
     };
+    wanted.attributes.extend(args.attribute);
     let outcome = match &existing {
         None => "created",
         Some(there) if *there == wanted => "unchanged",
@@ -123,6 +151,27 @@ async fn create(args: Create) -> Result<(), Failure> {
         admin.create_group(&wanted).await?;
     }
     done(args.printing, "group", &wanted.group_name, outcome)?;
+    client.shutdown().await;
+    Ok(())
+}
+
+async fn set(args: Set) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let admin = client.admin();
+    let there = admin.groups().await?.remove(&args.group).ok_or_else(|| missing(&args.group))?;
+    let mut wanted = there.clone();
+    wanted.retry_max_times = args.retries.unwrap_or(wanted.retry_max_times);
+    wanted.attributes.extend(args.attribute);
+    for name in &args.remove_attribute {
+        wanted.attributes.remove(name);
+    }
+    let outcome = if wanted == there { "unchanged" } else { "changed" };
+    if wanted != there {
+        let removed = args.remove_attribute.iter().map(|name| (format!("-{name}"), String::new()));
+        wanted.attributes.extend(removed);
+        admin.create_group(&wanted).await?;
+    }
+    done(args.printing, "group", &args.group, outcome)?;
     client.shutdown().await;
     Ok(())
 }
@@ -254,9 +303,12 @@ fn describe_text(
         .iter()
         .map(|(topic, subscription)| format!("{topic}:{}", subscription.sub_string))
         .collect();
+    let attributes: Vec<String> =
+        config.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
     output.fields(&[
         ("group", config.group_name.clone()),
         ("retries", config.retry_max_times.to_string()),
+        ("attributes", attributes.join(" ")),
         ("members", members.connection_set.len().to_string()),
         ("subscriptions", subscriptions.join(" ")),
         ("lag", lines.iter().map(Line::lag).sum::<i64>().to_string()),

@@ -4,10 +4,12 @@
 //! holds it.
 
 pub mod allocate;
+pub mod attributes;
 pub mod locks;
 pub mod members;
 pub mod modes;
 pub mod offsets;
+pub mod start;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,7 @@ use crate::config::GroupsConfig;
 use crate::saved::{Next, SaveError, SavedTable, pretty};
 use crate::store::layout::load_json;
 use crate::topics::{TopicError, Topics, perm};
+use attributes::{AttributeError, Settings};
 use members::{Change, Members, Peer, RegisterError, Subscriptions};
 
 /// Groups that exist without being declared: the system's own and those of the tools.
@@ -56,6 +59,8 @@ pub struct Group {
     pub name: GroupName,
     /// Its configuration, as tools see it.
     pub config: SubscriptionGroupConfig,
+    /// What its attributes ask of this broker.
+    pub settings: Settings,
     /// Bits of what it may not do, by topic; none of them is 0. See [`FORBIDDEN_READ`].
     forbidden: BTreeMap<String, i32>,
 }
@@ -70,6 +75,14 @@ pub enum Reading {
 }
 
 impl Group {
+    fn new(name: GroupName, config: SubscriptionGroupConfig, forbidden: BTreeMap<String, i32>) -> Self {
+        let (settings, wrong) = Settings::of(&config.attributes);
+        for error in wrong {
+            tracing::warn!(group = %name, %error, "an attribute is kept, but means nothing to this version");
+        }
+        Self { name, config, settings, forbidden }
+    }
+
     /// Whether the group may read the topic.
     pub fn reading(&self, topic: &str) -> Reading {
         // Hardly a group has any.
@@ -141,6 +154,14 @@ pub enum GroupError {
         /// The group.
         group: GroupName,
     },
+    /// The group's attributes cannot be changed so.
+    #[error("group {group}: {why}")]
+    Attribute {
+        /// The group.
+        group: GroupName,
+        /// What is wrong.
+        why: AttributeError,
+    },
     /// The change is not on the disk.
     #[error(transparent)]
     Save(#[from] SaveError),
@@ -202,7 +223,7 @@ impl Groups {
                     name.as_str().clone_into(&mut config.group_name);
                     let mut forbidden = forbidden.remove(name.as_str()).unwrap_or_default();
                     forbidden.retain(|_, bits| *bits != 0);
-                    entries.insert(name.clone(), Arc::new(Group { name, config, forbidden }));
+                    entries.insert(name.clone(), Arc::new(Group::new(name, config, forbidden)));
                 }
                 Err(error) => {
                     tracing::warn!(group = name, %error, "subscriptionGroup.json names a group that cannot exist; it is left out");
@@ -246,15 +267,19 @@ impl Groups {
         Ok(made.expect("the decision leaves a group"))
     }
 
-    /// Creates a group or changes it, as an operator says. No change is a success.
-    pub fn declare(&self, config: SubscriptionGroupConfig) -> Result<Arc<Group>, GroupError> {
+    /// Creates a group or changes it, as an operator says; its attributes are [changes](attributes). No change is a success.
+    pub fn declare(&self, mut config: SubscriptionGroupConfig) -> Result<Arc<Group>, GroupError> {
         let name = parse(&config.group_name)?;
-        let declared = self.change(&name, |current, entries| match current {
-            Some(current) if current.config == config => Ok(Next::Keep),
-            None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
-            _ => {
-                let forbidden = current.map(|current| current.forbidden.clone()).unwrap_or_default();
-                Ok(Next::Put(Group { name: name.clone(), config, forbidden }))
+        let declared = self.change(&name, |current, entries| {
+            let (before, forbidden) = current
+                .map(|current| (current.config.attributes.clone(), current.forbidden.clone()))
+                .unwrap_or_default();
+            config.attributes = attributes::changed(&before, &config.attributes)
+                .map_err(|why| GroupError::Attribute { group: name.clone(), why })?;
+            match current {
+                Some(current) if current.config == config => Ok(Next::Keep),
+                None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
+                _ => Ok(Next::Put(Group::new(name.clone(), config, forbidden))),
             }
         })?;
         Ok(declared.expect("the decision leaves a group"))
@@ -350,7 +375,7 @@ impl Groups {
             retry_max_times: self.defaults.retry_max,
             ..SubscriptionGroupConfig::default()
         };
-        Group { name: name.clone(), config, forbidden: BTreeMap::new() }
+        Group::new(name.clone(), config, BTreeMap::new())
     }
 
     fn body(&self, all: &BTreeMap<GroupName, Arc<Group>>, version: DataVersion) -> SubscriptionGroupTable {

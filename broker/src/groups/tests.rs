@@ -148,3 +148,37 @@ fn forbidden_topics_are_in_the_file() {
     open().delete("g").unwrap();
     assert!(open().table().forbidden_table.unwrap().is_empty());
 }
+
+#[test]
+fn attributes_are_changed_kept_and_found_again() {
+    let (dir, groups) = groups();
+    let declare = |groups: &Groups, change: &[(&str, &str)]| {
+        let attributes =
+            change.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config = SubscriptionGroupConfig {
+            group_name: "g".into(),
+            attributes,
+            ..SubscriptionGroupConfig::default()
+        };
+        groups.declare(config)
+    };
+    declare(&groups, &[("+gantry.start", "first"), ("+mine", "1")]).unwrap();
+    let version = groups.data_version();
+    declare(&groups, &[("gantry.start", "first"), ("-other", "")]).unwrap();
+    assert_eq!(groups.data_version(), version, "nothing changed");
+    let refused = declare(&groups, &[("+gantry.start", "never"), ("-mine", "")]).unwrap_err();
+    assert!(refused.to_string().starts_with("group g: attribute gantry.start cannot be \"never\""));
+    for groups in [&groups, &open(&dir)] {
+        let group = groups.get("g").unwrap();
+        assert_eq!(group.settings.start, Some(attributes::Start::First));
+        assert_eq!(group.config.attributes.len(), 2);
+    }
+    declare(&groups, &[("-gantry.start", "")]).unwrap();
+    assert_eq!(groups.get("g").unwrap().settings, Settings::default());
+    let path = dir.path().join("subscriptionGroup.json");
+    let newer = std::fs::read_to_string(path.as_path()).unwrap().replace("\"mine\":", "\"gantry.newer\":");
+    std::fs::write(&path, newer).unwrap();
+    let groups = open(&dir);
+    assert_eq!(groups.get("g").unwrap().config.attributes["gantry.newer"], "1");
+    assert!(declare(&groups, &[]).is_ok(), "what a newer broker wrote stays");
+}

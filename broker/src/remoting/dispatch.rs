@@ -64,7 +64,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::SendReplyMessage | Code::SendReplyMessageV2 => return reply::handle(services, request, caller),
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
         Code::QueryConsumerOffset => {
-            return offset::query_offset(&services.offsets, &services.store, request);
+            return offset::query_offset(&services.offsets, &services.store, (groups, topics), request);
         }
         Code::UnregisterClient => return member::unregister(members, &services.offsets, request),
         Code::UpdateConsumerOffset => {

@@ -17,6 +17,7 @@ use super::context::{Handled, Reply, settle, short};
 use crate::deliver::polls::Polls;
 use crate::groups::Groups;
 use crate::groups::offsets::{Key, Offsets};
+use crate::groups::start::{self, Beginning};
 use crate::store::layout::load_json;
 use crate::store::{Queue, Store};
 use crate::topics::{Topic, Topics};
@@ -25,39 +26,57 @@ use crate::topics::{Topic, Topics};
 /// comes to it starts with that message, whatever it says of where to start.
 const NEW_QUEUE_BYTES: u64 = 1 << 30;
 
-/// Code 14. What is told is kept: an offset that came one-way is logged first.
-pub fn query_offset(offsets: &Arc<Offsets>, store: &Arc<Store>, request: &OwnedCommand) -> Handled {
-    let only_noted = request
-        .header()
-        .map_err(Reply::from)
-        .and_then(|header: QueryConsumerOffsetHeader<'_>| {
-            let queue = queue_id(header.queue_id)?;
-            Ok(offsets.is_only_noted(header.consumer_group, header.topic, queue))
-        })
-        .unwrap_or(false);
-    if !only_noted {
-        return answer_offset(offsets, store, request).into();
+/// Code 14. What is told is kept: an offset that came one-way is logged first, and so is where a group begins that its operator
+/// told where to.
+pub fn query_offset(
+    offsets: &Arc<Offsets>,
+    store: &Arc<Store>,
+    (groups, topics): (&Groups, &Topics),
+    request: &OwnedCommand,
+) -> Handled {
+    let header: QueryConsumerOffsetHeader<'_> = match request.header() {
+        Ok(header) => header,
+        Err(error) => return Reply::from(error).into(),
+    };
+    let queue = match queue_id(header.queue_id) {
+        Ok(queue) => queue,
+        Err(refused) => return refused.into(),
+    };
+    let owner = groups.get(header.consumer_group).zip(topics.get(header.topic));
+    let beginning =
+        owner.as_ref().map_or(Beginning::AsAsked, |(group, topic)| start::beginning(offsets, group, topic));
+    let only_noted = offsets.is_only_noted(header.consumer_group, header.topic, queue);
+    if !only_noted && !matches!(beginning, Beginning::Due(_)) {
+        return answer_offset(offsets, store, beginning, request).into();
     }
     let (offsets, store, request) = (Arc::clone(offsets), Arc::clone(store), request.clone());
     Handled::later(async move {
+        if let (Beginning::Due(at), Some((group, topic))) = (beginning, &owner)
+            && let Err(error) = start::settle(&offsets, &store, (group, topic), at).await
+        {
+            return error.into();
+        }
         match offsets.settle().await {
-            Ok(()) => answer_offset(&offsets, &store, &request),
+            Ok(()) => answer_offset(&offsets, &store, beginning, &request),
             Err(error) => error.into(),
         }
     })
 }
 
-fn answer_offset(offsets: &Offsets, store: &Store, request: &OwnedCommand) -> Reply {
+fn answer_offset(offsets: &Offsets, store: &Store, beginning: Beginning, request: &OwnedCommand) -> Reply {
     settle(|| {
         let header: QueryConsumerOffsetHeader<'_> = request.header()?;
         let queue = queue_id(header.queue_id)?;
         let known = offsets.get(header.consumer_group, header.topic, queue);
-        let zero = || {
+        let first = || {
+            let found = store.find_queue(header.topic, queue);
+            if beginning != Beginning::AsAsked {
+                return Some(found.map_or(QueueOffset::ZERO, |queue| queue.min()));
+            }
             let wanted = header.set_zero_if_not_found != Some(false);
-            (wanted && is_new(store, store.find_queue(header.topic, queue).as_deref()))
-                .then_some(QueueOffset::ZERO)
+            (wanted && is_new(store, found.as_deref())).then_some(QueueOffset::ZERO)
         };
-        match known.or_else(zero) {
+        match known.or_else(first) {
             Some(offset) => Ok(Reply::header(&OffsetResponse { offset: offset.to_wire() })),
             None => Err(Reply::refused(
                 ResponseCode::QueryNotFound,

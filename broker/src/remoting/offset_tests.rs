@@ -1,3 +1,5 @@
+use gantry_proto::remoting::body::group::SubscriptionGroupConfig;
+use gantry_proto::remoting::body::topic::TopicConfig;
 use gantry_proto::remoting::header::ExtWrite;
 
 use super::*;
@@ -24,7 +26,8 @@ async fn query(world: &World, queue_id: i32, set_zero_if_not_found: Option<bool>
         set_zero_if_not_found,
         broker_name: None,
     };
-    World::settle(query_offset(&world.offsets, &world.store, &request(&header))).await
+    let owners = (&*world.groups, &*world.topics);
+    World::settle(query_offset(&world.offsets, &world.store, owners, &request(&header))).await
 }
 
 fn update_header(commit_offset: Option<i64>) -> UpdateConsumerOffsetHeader<'static> {
@@ -54,6 +57,40 @@ async fn an_unknown_offset_is_zero_in_a_new_queue_unless_that_is_not_wanted() {
     assert_eq!(unknown.code, 22);
     assert!(unknown.remark.unwrap().contains("group g has no offset in T queue 0"));
     assert_eq!(query(&world, -1, None).await.code, 29);
+}
+
+#[tokio::test]
+async fn a_group_begins_where_its_operator_said_in_all_queues_at_once() {
+    let world = world().await;
+    let declare = |start: &str| {
+        let attributes = [("+gantry.start".to_owned(), start.to_owned())].into();
+        let config = SubscriptionGroupConfig {
+            group_name: "g".into(),
+            attributes,
+            ..SubscriptionGroupConfig::default()
+        };
+        world.groups.declare(config)
+    };
+    declare("last").unwrap();
+    assert_eq!(found(&query(&world, 1, Some(false)).await), Some("0"));
+    // Queue 0 was settled by that question: what comes later is consumed.
+    world.send("T", 0, 5).await;
+    assert_eq!(found(&query(&world, 0, None).await), Some("10"));
+    declare("first").unwrap();
+    assert_eq!(found(&query(&world, 0, None).await), Some("10"), "it has begun");
+    // A queue that came into being since is consumed from its first message.
+    let wider = TopicConfig { topic_name: "T".into(), read_queue_nums: 3, ..TopicConfig::default() };
+    world.topics.declare(wider).unwrap();
+    world.send("T", 2, 4).await;
+    assert_eq!(found(&query(&world, 2, Some(false)).await), Some("0"));
+    world.offsets.remove_group(&GroupName::internal("g")).await.unwrap();
+    let now = world.store.clock().now();
+    declare(&(now.get() + 1).to_string()).unwrap();
+    assert_eq!(found(&query(&world, 0, None).await), Some("15"), "nothing is as young as that");
+    world.offsets.remove_group(&GroupName::internal("g")).await.unwrap();
+    declare("0").unwrap();
+    assert_eq!(found(&query(&world, 0, None).await), Some("0"));
+    assert_eq!(world.offsets.of_group("g").len(), 3);
 }
 
 #[tokio::test]

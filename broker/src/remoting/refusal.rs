@@ -9,6 +9,7 @@ use crate::deliver::retry::SendBackError;
 use crate::groups::members::CallError;
 use crate::groups::modes::ModeError;
 use crate::groups::offsets::CommitError;
+use crate::groups::start::StartError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
 use crate::publish::reply::ReplyError;
@@ -183,7 +184,7 @@ pub(super) fn call(error: &CallError) -> ResponseCode {
 /// Why a group cannot be used.
 fn group(error: &GroupError) -> ResponseCode {
     match error {
-        GroupError::Illegal { .. } => ResponseCode::InvalidParameter,
+        GroupError::Illegal { .. } | GroupError::Attribute { .. } => ResponseCode::InvalidParameter,
         GroupError::NotExist(_) => ResponseCode::SubscriptionGroupNotExist,
         GroupError::System(_) => ResponseCode::NoPermission,
         GroupError::Full { .. } | GroupError::Forbidden { .. } => ResponseCode::SystemBusy,
@@ -211,6 +212,14 @@ fn heartbeat(error: &HeartbeatError) -> ResponseCode {
     }
 }
 
+/// Why a group cannot begin to consume.
+fn start(error: &StartError) -> ResponseCode {
+    match error {
+        StartError::Read(_) => ResponseCode::SystemError,
+        StartError::Commit(error) => commit(error),
+    }
+}
+
 macro_rules! as_reply {
     ($($error:ty => $code:ident,)+) => {
         $(
@@ -231,6 +240,7 @@ as_reply! {
     RecallError => recall,
     ModeError => mode,
     PopError => pop,
+    StartError => start,
     TopicError => topic,
 }
 

@@ -36,10 +36,16 @@ impl Admin {
         Ok(all)
     }
 
-    /// Creates a consumer group on every broker, or changes it.
+    /// Creates a consumer group on every broker, or changes it. `attributes` of the configuration are set; a name with `-` before
+    /// it is removed, and attributes that are not mentioned stay.
     pub async fn create_group(&self, config: &SubscriptionGroupConfig) -> Result<()> {
         GroupName::parse(&config.group_name)?;
-        let body = config.to_json();
+        let signed = |(name, value): (&String, &String)| {
+            let name = if name.starts_with(['+', '-']) { name.clone() } else { format!("+{name}") };
+            (name, value.clone())
+        };
+        let attributes = config.attributes.iter().map(signed).collect();
+        let body = SubscriptionGroupConfig { attributes, ..config.clone() }.to_json();
         for (_, link) in self.masters().await? {
             self.call(&link, RequestCode::UpdateAndCreateSubscriptiongroup, &(), &body).await?;
         }

@@ -72,6 +72,15 @@ const LINES: &[(&str, Shows)] = &[
     ("topicStatus -t Admin", All(&["broker-a", "Topic Put TPS"])),
     ("topicClusterList -t Admin", All(&["DefaultCluster"])),
     ("updateSubGroup -c DefaultCluster -g AdminGroup -r 3", All(&["success", "retryMaxTimes=3"])),
+    (
+        "updateSubGroup -b {broker} -g AdminGroup -r 3 --attributes +gantry.start=last,+a=b",
+        All(&["success", "gantry.start=last"]),
+    ),
+    (
+        "updateSubGroup -b {broker} -g AdminGroup -r 3 --attributes +gantry.start=soon,-a",
+        All(&["it takes first, last"]),
+    ),
+    ("getConsumerConfig -g AdminGroup", All(&["gantry.start", "last"])),
     ("updateSubGroupList -b {broker} -f {dir}/groups.json", All(&["to {broker} success"])),
     ("getConsumerConfig -g AdminListed", All(&["AdminListed", "retryMaxTimes", "7"])),
     ("brokerStatus -b {broker}", All(&["bootTimestamp", "putTps"])),

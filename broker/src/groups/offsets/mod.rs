@@ -214,6 +214,8 @@ pub struct Offsets {
     writer: Mutex<Batch>,
     /// First byte behind the newest record that was appended.
     logged_end: AtomicU64,
+    /// One group begins at a time: what two members found as the end of a queue may differ.
+    beginning: tokio::sync::Mutex<()>,
 }
 
 impl Offsets {
@@ -237,7 +239,8 @@ impl Offsets {
         {
             tracing::error!(%error, "cannot write consumerOffset.json; offsets that were set back may come back at the next start");
         }
-        Self { shared, store, metrics, max, writer: Mutex::default(), logged_end: AtomicU64::new(0) }
+        let (writer, logged_end) = (Mutex::default(), AtomicU64::new(0));
+        Self { shared, store, metrics, max, writer, logged_end, beginning: tokio::sync::Mutex::default() }
     }
 
     /// Where the group stands: the first message that it has not consumed. `None`: it never said.
@@ -295,6 +298,29 @@ impl Offsets {
         self.finish(end).await?;
         self.metrics.offsets_committed.add(committed);
         Ok(())
+    }
+
+    /// Places where a group begins, kept on return. Where it has an offset nothing is changed.
+    pub async fn begin(&self, mut places: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
+        let _one = self.beginning.lock().await;
+        let end = {
+            let mut writer = self.writer();
+            {
+                let table = self.shared.table();
+                places.retain(|(key, _)| table.lacks(std::iter::once(key)) > 0);
+                if !places.is_empty() && table.len() + places.len() > self.max {
+                    return Err(CommitError::Full { max: self.max });
+                }
+            }
+            let changes: Vec<_> =
+                places.into_iter().map(|(key, offset)| Change::Advance(key, offset)).collect();
+            let mut end = PhyOffset::new(self.logged_end.load(Ordering::Acquire));
+            for chunk in changes.chunks(record::CHANGES_MAX) {
+                end = self.append(&mut writer, chunk)?;
+            }
+            end
+        };
+        self.finish(end).await
     }
 
     /// An operator sets offsets, forward or back, and they are kept on return. The next pull of each
