@@ -6,7 +6,7 @@ mod tests;
 use std::sync::Arc;
 
 use gantry_proto::ids::{PhyOffset, QueueOffset};
-use gantry_proto::record::RecordView;
+use gantry_proto::record::{Properties, RecordView};
 
 use super::filter::{Filter, Verdict};
 use crate::store::{LogRuns, Queue, QueueEntry, ReadError, Store};
@@ -18,7 +18,7 @@ pub const BYTES_MAX: usize = 256 * 1024;
 /// Entries that one pull looks at; a filter that matches rarely gets its answer in pieces.
 const SCAN_MAX: usize = 4096;
 /// Messages whose properties one pull looks at, and bytes of those that it does not give.
-const LOOKS_MAX: usize = 1024;
+pub(super) const LOOKS_MAX: usize = 1024;
 const LOOKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Steps that a filter takes in one pull: terms times bytes of properties.
 const LOOK_STEPS_MAX: usize = 16 * 1024 * 1024;
@@ -211,12 +211,18 @@ impl<'a> Looks<'a> {
         self.steps >= LOOK_STEPS_MAX || self.bytes >= LOOKED_BYTES_MAX
     }
 
+    /// Counts a look at properties, and the bytes of a record that is not given.
+    pub(super) fn count(&mut self, properties: Properties<'_>, bytes: usize) {
+        self.steps += self.filter.terms().saturating_mul(properties.raw().len() + 1);
+        self.bytes += bytes;
+    }
+
     /// Whether a record is wanted by the member that asks; one that cannot be read is not.
     pub(super) fn at(&mut self, record: &[u8]) -> bool {
         let Ok(view) = RecordView::parse(record) else { return false };
         let properties = view.properties();
         self.phy = view.phy_offset();
-        self.steps += self.filter.terms().saturating_mul(properties.raw().len() + 1);
+        self.count(properties, 0);
         self.whose = match self.own {
             None if self.filter.by_properties(properties) => Whose::Own,
             Some(own) if own.takes(properties) => Whose::Own,

@@ -23,8 +23,9 @@ use super::refusal;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{ANY_QUEUE, Mailbox, Place, Polls, PollsFull};
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
-use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Start, Wanted};
+use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
 use crate::groups::Reading;
+use crate::groups::members::Accord;
 
 /// The longest time a pop is held, whatever the client asks for.
 const POLL_MAX: Duration = Duration::from_secs(60);
@@ -42,10 +43,17 @@ enum Asks {
     Whether,
 }
 
+/// Type and text of the expression that a request came with.
+type Expression = (String, String);
+
 /// A pop that waits for a message.
 #[derive(Debug)]
 pub(super) struct Parked {
     request: PopRequest,
+    /// None where everything is wanted.
+    expression: Option<Expression>,
+    /// What counted the changes of subscriptions when it was asked what others want.
+    changes: u64,
     asks: Asks,
     opaque: i32,
     serialize: Serialize,
@@ -147,6 +155,8 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     };
     let now = connection.services.clock.now();
     let parked = Parked {
+        expression: expression_of(&request.filter, header.exp_type, header.exp),
+        changes: 0,
         request,
         asks: Asks::Messages,
         opaque: command.opaque,
@@ -157,6 +167,7 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
         answer_nothing(connection, &parked, 0, ResponseCode::PollingTimeout, "the request came too late");
         return;
     }
+    let parked = parked.with_others(&connection.services);
     work_on(connection, parked);
 }
 
@@ -171,18 +182,21 @@ pub(super) fn handle_notification(connection: &mut Connection, command: &Command
             let filter = filter_of(&connection.services, kind, expression)?;
             let delivery = delivery_of(header.order);
             let attempt = attempt_of(header.attempt_id, delivery)?;
-            Ok((header.poll_time, PopRequest { filter, delivery, attempt, ..request }))
+            let expression = expression_of(&filter, kind, expression);
+            Ok((header.poll_time, expression, PopRequest { filter, delivery, attempt, ..request }))
         });
     match prepared {
-        Ok((poll_time, request)) => {
+        Ok((poll_time, expression, request)) => {
             let parked = Parked {
                 request,
+                expression,
+                changes: 0,
                 asks: Asks::Whether,
                 opaque: command.opaque,
                 serialize: frame.serialize,
                 deadline: deadline(poll_time),
             };
-            work_on(connection, parked);
+            work_on(connection, parked.with_others(&connection.services));
         }
         Err((code, why)) => {
             let head = Head::reply(code.code(), command.opaque).remark(&why);
@@ -264,6 +278,7 @@ fn subject_of(services: &Services, (group, name, queue): (&str, &str, i32)) -> R
         invisible_ms: 1,
         start: Start::First,
         filter: Filter::All,
+        others: None,
         delivery: Delivery::Concurrent,
         attempt: None,
     };
@@ -280,12 +295,40 @@ fn filter_of(services: &Services, kind: Option<&str>, expression: Option<&str>) 
     services.expressions.filter(kind, text).map_err(|error| (refusal::filter(&error), error.to_string()))
 }
 
+/// What a filter was made of; nothing where it takes everything.
+fn expression_of(filter: &Filter, kind: Option<&str>, text: Option<&str>) -> Option<Expression> {
+    let expression = || (kind.unwrap_or_default().to_owned(), text.unwrap_or_default().to_owned());
+    (!matches!(filter, Filter::All)).then(expression)
+}
+
+impl Parked {
+    /// With what others of the group want by now, as far as the request does not: messages for them must stay.
+    fn with_others(mut self, services: &Services) -> Self {
+        let changes = services.members.changes();
+        if let Some((kind, text)) = &self.expression
+            && self.changes != changes.wrapping_add(1)
+        {
+            let (group, topic) = (self.request.group.as_str(), self.request.topic.as_str());
+            let wanted = services.members.wanted(group, topic).filter(|wanted| {
+                let is_same = wanted.data.expression_type == *kind && wanted.data.sub_string == *text;
+                wanted.accord == Accord::Mixed || !is_same
+            });
+            // Who subscribes to what cannot be served gets nothing.
+            self.request.others =
+                wanted.and_then(|wanted| services.expressions.of_group(&wanted, i64::MIN).ok());
+            // One more than was counted: 0 is for a request that has not asked yet.
+            self.changes = changes.wrapping_add(1);
+        }
+        self
+    }
+}
+
 fn delivery_of(order: Option<bool>) -> Delivery {
     if order == Some(true) { Delivery::Orderly } else { Delivery::Concurrent }
 }
 
 fn attempt_of(id: Option<&str>, delivery: Delivery) -> Result<Option<Arc<str>>, Refusal> {
-    let id = id.filter(|id| !id.is_empty() && delivery == Delivery::Orderly);
+    let id = id.filter(|id| !id.is_empty() && delivery.is_ordered());
     if id.is_some_and(|id| id.len() > ATTEMPT_BYTES_MAX) {
         let why = format!("attemptId is longer than {ATTEMPT_BYTES_MAX} bytes: use a shorter one");
         return Err((ResponseCode::InvalidParameter, why));
@@ -295,19 +338,21 @@ fn attempt_of(id: Option<&str>, delivery: Delivery) -> Result<Option<Arc<str>>, 
 
 /// Answers a pop, or parks it.
 fn work_on(connection: &mut Connection, parked: Parked) {
+    let seen = connection.services.pops.seen(&parked.request);
     match parked.asks {
-        Asks::Messages => pop(connection, parked),
+        Asks::Messages => pop(connection, parked, seen),
         Asks::Whether => {
-            if connection.services.pops.has_news(&parked.request) {
+            // Whoever pops is told what is wrong.
+            if connection.services.pops.has_some(&parked.request).unwrap_or(true) {
                 answer_whether(connection, &parked, true, None);
             } else {
-                wait(connection, parked, 0);
+                wait(connection, parked, 0, seen);
             }
         }
     }
 }
 
-fn pop(connection: &mut Connection, parked: Parked) {
+fn pop(connection: &mut Connection, parked: Parked, seen: Seen) {
     let memory = std::mem::take(&mut connection.pulls.messages);
     let popped = connection.services.pops.pop(&parked.request, memory);
     // A pop that finds nothing may have logged how far it looked.
@@ -315,10 +360,10 @@ fn pop(connection: &mut Connection, parked: Parked) {
     match popped {
         Ok(Outcome::Found(found)) => give(connection, &parked, found),
         Ok(Outcome::Nothing { rest }) => {
-            wait(connection, parked, rest);
+            wait(connection, parked, rest, seen);
         }
         Ok(Outcome::Again) => {
-            if let Some(token) = wait(connection, parked, 0) {
+            if let Some(token) = wait(connection, parked, 0, seen) {
                 connection.inbox.mailbox.wake(token);
             }
         }
@@ -331,7 +376,7 @@ fn pop(connection: &mut Connection, parked: Parked) {
 }
 
 /// Parks a pop whose time is not over; otherwise says that there is nothing. Returns its token.
-fn wait(connection: &mut Connection, parked: Parked, rest: u64) -> Option<u32> {
+fn wait(connection: &mut Connection, parked: Parked, rest: u64, seen: Seen) -> Option<u32> {
     if Instant::now() >= parked.deadline {
         finish(connection, &parked, rest);
         return None;
@@ -341,8 +386,8 @@ fn wait(connection: &mut Connection, parked: Parked, rest: u64) -> Option<u32> {
     let mailbox = Arc::clone(&connection.inbox.mailbox);
     match connection.parked_pops.park(&services.polls, &mailbox, parked) {
         Ok(token) => {
-            // A message that came before the place was taken woke nobody.
-            if services.pops.has_news(&request) {
+            // What came before the place was taken woke nobody.
+            if services.pops.seen(&request) != seen {
                 mailbox.wake(token);
             }
             Some(token)
@@ -363,6 +408,7 @@ fn wait(connection: &mut Connection, parked: Parked, rest: u64) -> Option<u32> {
 
 /// A parked pop was woken, or its time is over: looks again.
 pub(super) fn resume(connection: &mut Connection, parked: Parked) {
+    let parked = parked.with_others(&connection.services);
     work_on(connection, parked);
     connection.services.store.drive();
 }
@@ -415,7 +461,7 @@ fn header_of(request: &PopRequest, found: &Found) -> PopMessageResponse {
     PopMessageResponse {
         pop_time: found.popped_at.get(),
         invisible_time: i64::from(request.invisible_ms),
-        revive_qid: if request.delivery == Delivery::Orderly { REVIVE_ORDERLY } else { 0 },
+        revive_qid: if request.delivery.is_ordered() { REVIVE_ORDERLY } else { 0 },
         rest_num: i64::try_from(found.rest).unwrap_or(i64::MAX),
         start_offset_info: Some(info.starts),
         msg_offset_info: Some(info.offsets),

@@ -1,6 +1,7 @@
 //! Popping over the wire, as official clients do it, against the real binary: handles over a kill, long polling, order,
 //! refusals, and who works on which queue.
 
+mod mixed;
 #[path = "../bad_input/wire.rs"]
 #[expect(dead_code, reason = "what malformed input needs is not needed here")]
 mod wire;

@@ -14,16 +14,25 @@
 //! between the two repeats a delivery and loses none.
 //!
 //! Messages popped **in order** stay where they are: their queue waits for them, and they are given again from there
-//! with their count in the answer, where clients look for it then.
+//! with their count in the answer, where clients look for it then. With the order of keys ([`record::Delivery::ByKey`]) only the
+//! messages of the same key wait: those of other keys behind them are given meanwhile (`select.rs`).
 //!
-//! Bounds: messages in flight over all groups (`limits.popped`) and for each queue ([`QUEUE_MAX`]), and queues that
+//! Members that **subscribe differently** lose nothing: what one of them does not want and another does is *left* in the
+//! queue for that one, and the group's offset stands at it. What is left does not hold the log: as any message that nobody
+//! gets, it goes when its retention is over.
+//!
+//! Bounds: messages in flight over all groups (`limits.popped`) and for each queue ([`QUEUE_MAX`]), messages of a queue that are
+//! left ([`table::LEFT_MAX`]), and queues that
 //! groups pop from (`groups.max_offsets`).
 
+#[cfg(test)]
+mod left_tests;
 #[cfg(test)]
 mod model_tests;
 mod projection;
 pub mod record;
 mod revive;
+mod select;
 mod settle;
 mod snapshot;
 pub mod table;
@@ -54,7 +63,7 @@ use projection::Shared;
 use record::Change;
 pub use settle::{Ack, Acked, Refused, Renewal, Renewed};
 use table::Table;
-pub use take::{Found, Outcome, PopRequest, PoppedQueue, Start, Wanted};
+pub use take::{Found, Outcome, PopRequest, PoppedQueue, Seen, Start, Wanted};
 
 /// Messages in flight of one queue for one group, at the most.
 pub const QUEUE_MAX: usize = 10_000;

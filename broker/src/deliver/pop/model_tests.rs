@@ -6,6 +6,7 @@
 //! - No message is lost: in the end each one was acknowledged, is given to whoever asks, or is a dead letter, once.
 //! - A message is dead only after it was given [`RETRY_MAX`] + 1 times.
 //! - The group's offset never passes a message that is neither acknowledged nor stored again.
+//! - Who wants messages of one tag gets no others, and takes none away from those who want them.
 //! - An ack is refused if, and only if, the message may have been given to somebody else since.
 //!
 //! A pop whose answer a kill took may count or not.
@@ -18,13 +19,14 @@ use proptest::prelude::*;
 use super::record::Counted;
 use super::tests::{Given, RETRY_MAX, Rig};
 use super::*;
+use crate::deliver::filter::Filter;
 
 #[derive(Clone, Debug)]
 enum Op {
     /// A message for a queue.
     Send { queue: u32 },
-    /// A pop of so many, invisible for so long.
-    Pop { max: usize, invisible_ms: u32 },
+    /// A pop of so many, invisible for so long, by a member that wants one tag of two, or everything.
+    Pop { max: usize, invisible_ms: u32, tag: Option<bool> },
     /// An ack with one of the handles that were ever given.
     Ack { handle: prop::sample::Index },
     /// One of the newest: those mostly hold still.
@@ -47,7 +49,8 @@ fn op() -> impl Strategy<Value = Op> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
         4 => (0..2_u32).prop_map(|queue| Op::Send { queue }),
-        5 => (1..5_usize, 1..1000_u32).prop_map(|(max, invisible_ms)| Op::Pop { max, invisible_ms }),
+        5 => (1..5_usize, 1..1000_u32, prop::option::of(any::<bool>()))
+            .prop_map(|(max, invisible_ms, tag)| Op::Pop { max, invisible_ms, tag }),
         2 => index().prop_map(|handle| Op::Ack { handle }),
         5 => index().prop_map(|handle| Op::AckNew { handle }),
         2 => (index(), 0..1000_u32).prop_map(|(handle, invisible_ms)| Op::Renew { handle, invisible_ms }),
@@ -96,7 +99,7 @@ impl Run {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Send { queue } => self.send(*queue),
-            Op::Pop { max, invisible_ms } => self.pop(*max, *invisible_ms),
+            Op::Pop { max, invisible_ms, tag } => self.pop(*max, *invisible_ms, tag.map(tag_of)),
             Op::Ack { handle } => self.ack(handle.index(self.handles.len().max(1))),
             Op::AckNew { handle } => {
                 let newest = self.handles.len().min(6);
@@ -123,19 +126,30 @@ impl Run {
 
     fn send(&mut self, queue: u32) {
         let body = self.messages.len().to_string();
-        self.rig().send(queue, &body, "t");
+        self.rig().send(queue, &body, tag_of(self.messages.len().is_multiple_of(2)));
         let offset = &mut self.next_offset[queue as usize];
         self.messages.insert(body, Message { queue, offset: *offset, ..Message::default() });
         *offset += 1;
     }
 
-    fn pop(&mut self, max: usize, invisible_ms: u32) {
+    fn pop(&mut self, max: usize, invisible_ms: u32, tag: Option<&str>) {
         let now = self.now();
-        let request = PopRequest { messages_max: max, invisible_ms, ..Rig::request() };
+        let (filter, others) = match tag {
+            Some(tag) => {
+                (Filter::tags(tag).expect("a filter"), Some(Filter::tags("even || odd").expect("a filter")))
+            }
+            None => (Filter::All, None),
+        };
+        let request = PopRequest { messages_max: max, invisible_ms, filter, others, ..Rig::request() };
         let given = self.rig().pop(&request);
         assert!(given.len() <= max);
         for given in given {
             let message = self.messages.get_mut(&given.body).expect("a message that was sent");
+            let number: usize = given.body.parse().expect("a number");
+            assert!(
+                tag.is_none_or(|tag| tag == tag_of(number.is_multiple_of(2))),
+                "{given:?} is not {tag:?}"
+            );
             assert!(!message.acked, "{} was acknowledged and is given again", given.body);
             let held = message.held_until.is_some_and(|until| until > now);
             assert!(
@@ -214,7 +228,7 @@ impl Run {
             self.rig().wait(2000);
             for _ in 0..200 {
                 let before = self.handles.len();
-                self.pop(32, 1000);
+                self.pop(32, 1000, None);
                 if self.handles.len() == before {
                     break;
                 }
@@ -235,6 +249,10 @@ impl Run {
             (end(0), end(1))
         });
     }
+}
+
+fn tag_of(is_even: bool) -> &'static str {
+    if is_even { "even" } else { "odd" }
 }
 
 fn run(ops: &[Op]) {

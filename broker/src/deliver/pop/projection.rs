@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::table::Table;
 use super::{record, snapshot};
 use crate::deliver::polls::Polls;
+use crate::groups::offsets::Key;
 use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
@@ -29,11 +30,19 @@ pub(super) struct Shared {
     position: AtomicU64,
     /// Wakes the task that looks after leases and offsets.
     pub(super) wake: Notify,
+    /// Counts what may let a pop find something beside new messages.
+    pub(super) stirs: AtomicU64,
 }
 
 impl Shared {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A queue may have something for a pop that found nothing: whoever waits looks again.
+    pub(super) fn stir(&self, polls: &Polls, key: &Key) {
+        self.stirs.fetch_add(1, Ordering::SeqCst);
+        polls.wake_all(&(key.topic.clone(), key.queue));
     }
 
     /// How far the log has been applied.
@@ -79,6 +88,7 @@ impl PopProjection {
             table: Mutex::new(Table::restore(kept)),
             position: AtomicU64::new(position.get()),
             wake: Notify::new(),
+            stirs: AtomicU64::new(0),
         });
         let dirty = Arc::default();
         let projection = Self {
@@ -162,8 +172,8 @@ impl Projection for PopProjection {
             (table.take_freed(), table.in_flight())
         };
         self.metrics.popped_in_flight.set(in_flight as u64);
-        for queue in &freed {
-            self.polls.wake_all(queue);
+        for key in &freed {
+            self.shared.stir(&self.polls, key);
         }
         self.shared.wake.notify_one();
     }

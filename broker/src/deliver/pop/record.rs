@@ -21,8 +21,9 @@
 //! | 5 | the group starts there; nothing is in flight | next u64 |
 //! | 6 | the topic is gone; group empty | |
 //! | 7 | the group is gone; topic empty | |
+//! | 8 | as 1, and messages were left | as 1, but n × (offset u64, order key u64), then m u16, m × (offset u64, order key u64) |
 //!
-//! A text is its length (u8) and so many bytes. A lease is `popped at i64, invisible ms u32`. A record is whole or,
+//! `order` is 0 for none, 1 for that of the queue, 2 for that of each key. A text is its length (u8) and so many bytes. A lease is `popped at i64, invisible ms u32`. A record is whole or,
 //! after a crash, not there. Records of several deliveries of one queue may come in another order than they were
 //! decided in: what they add up to does not depend on it.
 
@@ -64,6 +65,65 @@ pub enum Delivery {
     Concurrent,
     /// The next ones when those before are acknowledged.
     Orderly,
+    /// The next ones of a key when those of that key before are acknowledged.
+    ByKey,
+}
+
+impl Delivery {
+    /// Whether messages stay where they are until they are acknowledged or dead.
+    pub const fn is_ordered(self) -> bool {
+        matches!(self, Self::Orderly | Self::ByKey)
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Concurrent => 0,
+            Self::Orderly => 1,
+            Self::ByKey => 2,
+        }
+    }
+
+    const fn of(code: u8) -> Self {
+        match code {
+            1 => Self::Orderly,
+            2 => Self::ByKey,
+            _ => Self::Concurrent,
+        }
+    }
+}
+
+/// What messages that must keep their order have in common: a hash of their sharding key. Two keys with one hash
+/// wait for each other, and nothing worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderKey(u64);
+
+impl OrderKey {
+    /// Nobody asked for it.
+    pub const NONE: Self = Self(0);
+    /// Messages without a sharding key keep their order among themselves.
+    pub const KEYLESS: Self = Self(1);
+
+    /// As it is stored.
+    pub const fn new(hash: u64) -> Self {
+        Self(hash)
+    }
+
+    /// Of a text, such as a sharding key or the id of a request: FNV-1a, which must be the same in each version.
+    pub fn of(text: Option<&str>) -> Self {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Self::NONE };
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(text.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(2))
+    }
+
+    /// Of a message with this sharding key.
+    pub fn of_message(sharding_key: Option<&str>) -> Self {
+        Some(Self::of(sharding_key)).filter(|key| *key != Self::NONE).unwrap_or(Self::KEYLESS)
+    }
+
+    /// As it is stored.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// Whether a delivery that is not acknowledged counts as an attempt.
@@ -88,8 +148,17 @@ pub struct Popped {
     pub delivery: Delivery,
     /// Id of the request, if it has one and asks for order.
     pub attempt: Option<Arc<str>>,
-    /// The messages.
-    pub offsets: Vec<QueueOffset>,
+    /// The messages. Their keys are known where there is an order of keys.
+    pub messages: Vec<(QueueOffset, OrderKey)>,
+    /// Messages below `next` that were neither popped nor passed over: others of the group get them.
+    pub left: Vec<(QueueOffset, OrderKey)>,
+}
+
+impl Popped {
+    /// Whether it takes the longer form.
+    fn is_long(&self) -> bool {
+        !self.left.is_empty() || self.messages.iter().any(|(_, key)| *key != OrderKey::NONE)
+    }
 }
 
 /// One change.
@@ -119,16 +188,21 @@ pub fn encode(changes: &[Change]) -> Vec<u8> {
     for change in changes {
         match change {
             Change::Popped(popped) => {
-                head(&mut out, 1, &popped.key);
+                head(&mut out, if popped.is_long() { 8 } else { 1 }, &popped.key);
                 out.extend_from_slice(&popped.next.get().to_be_bytes());
                 lease(&mut out, popped.lease);
-                out.push(u8::from(popped.delivery == Delivery::Orderly));
+                out.push(popped.delivery.code());
                 text(&mut out, popped.attempt.as_deref().unwrap_or_default());
-                offsets(&mut out, &popped.offsets);
+                if popped.is_long() {
+                    keyed(&mut out, &popped.messages);
+                    keyed(&mut out, &popped.left);
+                } else {
+                    offsets(&mut out, popped.messages.iter().map(|(offset, _)| offset));
+                }
             }
             Change::Acked(key, done) => {
                 head(&mut out, 2, key);
-                offsets(&mut out, done);
+                offsets(&mut out, done.iter());
             }
             Change::Renewed(key, offset, renewed, counted) => {
                 head(&mut out, 3, key);
@@ -138,7 +212,7 @@ pub fn encode(changes: &[Change]) -> Vec<u8> {
             }
             Change::Moved(key, done) => {
                 head(&mut out, 4, key);
-                offsets(&mut out, done);
+                offsets(&mut out, done.iter());
             }
             Change::Begun(key, next) => {
                 head(&mut out, 5, key);
@@ -174,12 +248,24 @@ fn lease(out: &mut Vec<u8>, lease: Lease) {
     out.extend_from_slice(&lease.invisible_ms.to_be_bytes());
 }
 
-fn offsets(out: &mut Vec<u8>, offsets: &[QueueOffset]) {
-    let count = u16::try_from(offsets.len()).expect("a change names at most OFFSETS_MAX messages");
-    out.extend_from_slice(&count.to_be_bytes());
+fn offsets<'a>(out: &mut Vec<u8>, offsets: impl ExactSizeIterator<Item = &'a QueueOffset>) {
+    count(out, offsets.len());
     for offset in offsets {
         out.extend_from_slice(&offset.get().to_be_bytes());
     }
+}
+
+fn keyed(out: &mut Vec<u8>, messages: &[(QueueOffset, OrderKey)]) {
+    count(out, messages.len());
+    for (offset, key) in messages {
+        out.extend_from_slice(&offset.get().to_be_bytes());
+        out.extend_from_slice(&key.get().to_be_bytes());
+    }
+}
+
+fn count(out: &mut Vec<u8>, count: usize) {
+    let count = u16::try_from(count).expect("a change names at most OFFSETS_MAX messages");
+    out.extend_from_slice(&count.to_be_bytes());
 }
 
 /// Reads what follows the kind.
@@ -202,14 +288,19 @@ fn change(reader: &mut Reader<'_>) -> Result<Change, DecodeError> {
     let topic = || TopicName::storable(topic).map_err(|error| at.expected(format!("a topic ({error})")));
     let key = || Ok::<_, DecodeError>(Key { group: group()?, topic: topic()?, queue });
     Ok(match op {
-        1 => Change::Popped(Popped {
-            key: key()?,
-            next: QueueOffset::new(reader.u64("next")?),
-            lease: read_lease(reader)?,
-            delivery: if reader.u8("order")? == 1 { Delivery::Orderly } else { Delivery::Concurrent },
-            attempt: Some(read_text(reader, "attempt")?).filter(|text| !text.is_empty()).map(Arc::from),
-            offsets: read_offsets(reader)?,
-        }),
+        1 | 8 => {
+            let next = QueueOffset::new(reader.u64("next")?);
+            let lease = read_lease(reader)?;
+            let delivery = Delivery::of(reader.u8("order")?);
+            let attempt = Some(read_text(reader, "attempt")?).filter(|text| !text.is_empty()).map(Arc::from);
+            let (messages, left) = if op == 8 {
+                (read_keyed(reader)?, read_keyed(reader)?)
+            } else {
+                let offsets = read_offsets(reader)?;
+                (offsets.into_iter().map(|offset| (offset, OrderKey::NONE)).collect(), Vec::new())
+            };
+            Change::Popped(Popped { key: key()?, next, lease, delivery, attempt, messages, left })
+        }
         2 => Change::Acked(key()?, read_offsets(reader)?),
         3 => {
             let offset = QueueOffset::new(reader.u64("offset")?);
@@ -221,7 +312,7 @@ fn change(reader: &mut Reader<'_>) -> Result<Change, DecodeError> {
         5 => Change::Begun(key()?, QueueOffset::new(reader.u64("next")?)),
         6 => Change::ForgetTopic(topic()?),
         7 => Change::ForgetGroup(group()?),
-        _ => return Err(at.expected("an op from 1 to 7")),
+        _ => return Err(at.expected("an op from 1 to 8")),
     })
 }
 
@@ -244,6 +335,15 @@ fn read_offsets(reader: &mut Reader<'_>) -> Result<Vec<QueueOffset>, DecodeError
     Ok(offsets)
 }
 
+fn read_keyed(reader: &mut Reader<'_>) -> Result<Vec<(QueueOffset, OrderKey)>, DecodeError> {
+    let count = usize::from(reader.u16("number of messages")?);
+    let mut messages = Vec::with_capacity(count.min(reader.remaining() / 16));
+    for _ in 0..count {
+        messages.push((QueueOffset::new(reader.u64("offset")?), OrderKey::new(reader.u64("order key")?)));
+    }
+    Ok(messages)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -261,16 +361,22 @@ mod tests {
             .prop_map(|(at, invisible_ms)| Lease { popped_at: Millis::new(at), invisible_ms });
         let offset = || any::<u64>().prop_map(QueueOffset::new);
         let offsets = prop::collection::vec(offset(), 0..5);
+        let keyed = || {
+            let message = (offset(), any::<u64>().prop_map(OrderKey::new));
+            prop_oneof![Just(Vec::new()), prop::collection::vec(message, 0..5)]
+        };
+        let order = (0..4_u8, keyed(), keyed());
         let attempt = prop::option::of("[a-z]{1,255}");
-        (0..7, key, offset(), lease, any::<bool>(), offsets, attempt).prop_map(
-            |(op, key, next, lease, flag, offsets, attempt)| match op {
+        (0..7, key, offset(), lease, any::<bool>(), offsets, attempt, order).prop_map(
+            |(op, key, next, lease, flag, offsets, attempt, (code, messages, left))| match op {
                 0 => Change::Popped(Popped {
                     key,
                     next,
                     lease,
-                    delivery: if flag { Delivery::Orderly } else { Delivery::Concurrent },
+                    delivery: Delivery::of(code),
                     attempt: attempt.map(Arc::from),
-                    offsets,
+                    messages,
+                    left,
                 }),
                 1 => Change::Acked(key, offsets),
                 2 => Change::Renewed(key, next, lease, if flag { Counted::Yes } else { Counted::No }),
@@ -295,6 +401,17 @@ mod tests {
         fn any_bytes_give_a_value_or_an_error(payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(&payload);
         }
+    }
+
+    #[test]
+    fn order_keys_are_the_same_in_each_version() {
+        assert_eq!(OrderKey::of(None), OrderKey::NONE);
+        assert_eq!(OrderKey::of(Some("")), OrderKey::NONE);
+        assert_eq!(OrderKey::of_message(Some("")), OrderKey::KEYLESS);
+        assert_eq!(OrderKey::of_message(Some("a")), OrderKey::of(Some("a")));
+        // The published values of FNV-1a.
+        assert_eq!(OrderKey::of(Some("a")).get(), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(OrderKey::of(Some("foobar")).get(), 0x8594_4171_f739_67e8);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{EncodeError, PropertiesBuf, RecordDraft, RecordView, keys};
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Change, Counted, Delivery};
+use super::record::{Change, Counted, Delivery, Lease};
 use super::table::{Hand, InFlight};
 use super::{PopError, Pops};
 use crate::clock::{CORRECTION_MAX_MS, SLEEP_MAX};
@@ -115,7 +115,54 @@ impl Pops {
                 }
             }
         }
-        self.table().next_due().map_or(Round::Idle, Round::At)
+        match self.make_room() {
+            Ok(()) => self.table().next_due().map_or(Round::Idle, Round::At),
+            Err(MoveError::Pop(PopError::Append(AppendError::Poisoned(_)))) => Round::Stopped,
+            Err(error) => {
+                tracing::warn!(%error, "messages that were left for other members cannot be stored again; tried again");
+                Round::Pause
+            }
+        }
+    }
+
+    /// Stores the oldest messages of queues with too many that were left in the retry topic: who does not want them
+    /// need not wait for who does.
+    fn make_room(&self) -> Result<(), MoveError> {
+        let left = self.table().take_overfull(RUN_MESSAGES_MAX);
+        let mut rest = left.as_slice();
+        while !rest.is_empty() {
+            let mut writer = self.writer();
+            let moved = self.move_left(&mut writer, rest);
+            drop(writer);
+            self.with.store.drive();
+            match moved {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) => {
+                    self.table().put_left_back(rest);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores copies of the first of these messages in one append; returns of how many.
+    fn move_left(&self, writer: &mut Batch, left: &[(Key, QueueOffset)]) -> Result<usize, MoveError> {
+        writer.clear();
+        let (mut bytes, mut changes) = (0, Vec::new());
+        // They were never given.
+        let lease = Lease { popped_at: self.with.store.clock().now(), invisible_ms: 0 };
+        let entry = InFlight::new(lease, Delivery::Concurrent, Counted::No, 1);
+        for (key, offset) in left {
+            if bytes >= RUN_BYTES_MAX {
+                break;
+            }
+            bytes += self.push_copy(writer, key, *offset, &entry)?;
+            changes.push(Change::Moved(key.clone(), vec![*offset]));
+        }
+        self.append_with(writer, &changes)?;
+        self.with.metrics.handed_over.add(changes.len() as u64);
+        Ok(changes.len())
     }
 
     /// Tells the groups' offsets what is done.
@@ -160,7 +207,7 @@ impl Pops {
                 break;
             }
             count += 1;
-            let stays = entry.delivery == Delivery::Orderly && !self.is_last(key, entry, 0);
+            let stays = entry.delivery.is_ordered() && !self.is_last(key, entry, 0);
             // An ack may have come since the message was found due.
             let lease = entry.lease;
             let is_current = {
@@ -176,7 +223,7 @@ impl Pops {
             }
             if stays {
                 // It is given again from where it is, to whoever waits.
-                self.with.polls.wake_all(&(key.topic.clone(), key.queue));
+                self.shared.stir(&self.with.polls, key);
                 continue;
             }
             bytes += self.push_copy(writer, key, *offset, entry)?;

@@ -1,7 +1,8 @@
 //! The messages that are in flight: popped, and neither acknowledged nor stored again.
 //!
-//! For each queue that a group pops from: everything below `next` was popped or passed over, and what is not in
-//! flight of that is done. So the group's offset is the first message in flight, or `next`.
+//! For each queue that a group pops from: everything below `next` was popped, passed over, or *left*: for other members,
+//! who want it, or until those of its key before it are done. What is not in flight of the rest is done. So the
+//! group's offset is the first message in flight or left, or `next`.
 //!
 //! The table is a fold over the records of `record`: only [`Table::apply`] changes what a snapshot keeps. What is on
 //! its way to the log ([`Hand`], reservations) lies beside it and is forgotten by a restart, as its records are.
@@ -10,11 +11,15 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use gantry_proto::ids::{Millis, QueueId, QueueOffset};
+use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 
-use super::record::{Change, Counted, Delivery, Lease, Popped};
+use super::record::{Change, Counted, Delivery, Lease, OrderKey, Popped};
 use crate::groups::offsets::Key;
+
+mod view;
+
+pub use view::{LEFT_MAX, Load, Taking, View};
 
 /// What is on its way to the log for a message in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +47,13 @@ pub struct InFlight {
     pub deliveries: u32,
     /// When the last of all leases ends, or would have, that were given for it.
     pub last_end: Millis,
+    /// What it must keep its order with.
+    pub order_key: OrderKey,
+    /// Id of the request that popped it, where there is an order of keys.
+    pub attempt: OrderKey,
     /// When something is to be done about it.
     due: Millis,
     hand: Hand,
-}
-
-/// One queue as a pop finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The first message that nobody of the group has got.
-    pub next: QueueOffset,
-    /// Messages that may be popped again where they are, and how often they were popped before.
-    pub again: Vec<(QueueOffset, u32)>,
-    /// Whether the queue's messages in flight keep those behind them back.
-    pub blocked: bool,
-    /// Messages in flight.
-    pub in_flight: usize,
 }
 
 /// What becomes of an ack, or of a change of the invisible time.
@@ -84,6 +80,12 @@ struct QueueState {
     is_logged: bool,
     next: QueueOffset,
     in_flight: BTreeMap<QueueOffset, InFlight>,
+    /// Those of them that were popped in some order.
+    ordered: usize,
+    /// Messages below `next` that nobody has got yet.
+    left: BTreeMap<QueueOffset, OrderKey>,
+    /// Those of them that are on their way to being something else.
+    taken: BTreeSet<QueueOffset>,
     /// Id of the last request that asked for order.
     attempt: Option<Arc<str>>,
     /// Pops on their way to the log; while there are none, the next two say what `next` and `in_flight` do.
@@ -92,16 +94,39 @@ struct QueueState {
     reserved_next: QueueOffset,
     /// Messages that will be in flight besides.
     reserved: usize,
+    /// Messages that will be left besides.
+    reserved_left: usize,
 }
 
 impl QueueState {
     fn committed(&self) -> QueueOffset {
-        self.in_flight.first_key_value().map_or(self.next, |(first, _)| *first)
+        let in_flight = self.in_flight.first_key_value().map(|(first, _)| *first);
+        let left = self.left.first_key_value().map(|(first, _)| *first);
+        in_flight.into_iter().chain(left).min().unwrap_or(self.next)
+    }
+
+    fn insert(&mut self, offset: QueueOffset, entry: InFlight) -> Option<InFlight> {
+        self.ordered += usize::from(entry.delivery.is_ordered());
+        let before = self.in_flight.insert(offset, entry);
+        self.ordered -= usize::from(before.is_some_and(|before| before.delivery.is_ordered()));
+        before
+    }
+
+    fn remove(&mut self, offset: QueueOffset) -> Option<InFlight> {
+        let entry = self.in_flight.remove(&offset)?;
+        self.ordered -= usize::from(entry.delivery.is_ordered());
+        Some(entry)
+    }
+
+    /// Drops a message that was left; returns whether it was.
+    fn remove_left(&mut self, offset: QueueOffset) -> bool {
+        self.taken.remove(&offset);
+        self.left.remove(&offset).is_some()
     }
 
     fn settle(&mut self) {
         if self.staged == 0 {
-            (self.reserved_next, self.reserved) = (self.next, 0);
+            (self.reserved_next, self.reserved, self.reserved_left) = (self.next, 0, 0);
         }
     }
 }
@@ -119,6 +144,8 @@ pub struct Kept {
     pub in_flight: Vec<(QueueOffset, InFlight)>,
     /// Messages that were stored again before a lease ended, and when that is.
     pub moved: Vec<(QueueOffset, Millis)>,
+    /// Messages that were left.
+    pub left: Vec<(QueueOffset, OrderKey)>,
 }
 
 /// All messages in flight.
@@ -130,20 +157,25 @@ pub struct Table {
     /// When, queue and offset of what is to be looked at.
     due: BTreeSet<(Millis, u64, QueueOffset)>,
     in_flight: usize,
+    /// Messages that were left, of all queues.
+    left: usize,
     /// Messages that were stored again although a lease that was given for them has not ended; by queue and offset.
     moved: BTreeMap<(u64, QueueOffset), Millis>,
     /// The same by time.
     moved_until: BTreeSet<(Millis, u64, QueueOffset)>,
     /// Queues whose committed offset may have moved.
     touched: BTreeSet<u64>,
-    /// Queues whose last message that kept others back is done.
-    freed: Vec<(TopicName, QueueId)>,
+    /// Queues whose last message that kept others back is done, or in which messages were left for others.
+    freed: Vec<Key>,
+    /// Queues with as many messages left as may be.
+    overfull: BTreeSet<u64>,
 }
 
 impl Table {
-    /// Messages in flight, with those that are remembered for a while.
-    pub fn remembered(&self) -> usize {
-        self.in_flight + self.moved.len()
+    /// Messages in flight or left, with those that are remembered for a while, and those of one queue that will be.
+    pub fn remembered(&self, key: &Key) -> usize {
+        let coming = self.state(key).map_or(0, |state| state.reserved + state.reserved_left);
+        self.in_flight + self.left + self.moved.len() + coming
     }
 
     /// Messages in flight.
@@ -154,58 +186,6 @@ impl Table {
     /// Queues that groups pop from.
     pub fn queues(&self) -> usize {
         self.queues.len()
-    }
-
-    /// A queue as a pop finds it at `now`; `None` when the group has never popped from it.
-    pub fn look(&self, key: &Key, delivery: Delivery, attempt: Option<&str>, now: Millis) -> Option<View> {
-        let state = self.state(key)?;
-        let is_repeated = attempt.is_some() && attempt == state.attempt.as_deref();
-        let is_open =
-            |entry: &InFlight| entry.hand == Hand::Free && (is_repeated || entry.lease.ends() <= now);
-        let orderly = state.in_flight.iter().filter(|(_, entry)| entry.delivery == Delivery::Orderly);
-        let again = orderly
-            .filter(|(_, entry)| is_open(entry))
-            .map(|(offset, entry)| (*offset, entry.deliveries.saturating_sub(u32::from(is_repeated))))
-            .collect::<Vec<_>>();
-        let blocked =
-            delivery == Delivery::Orderly && (state.staged > 0 || again.len() < state.in_flight.len());
-        Some(View {
-            next: state.reserved_next,
-            again: if blocked { Vec::new() } else { again },
-            blocked,
-            in_flight: state.in_flight.len() + state.reserved,
-        })
-    }
-
-    /// Notes a pop on its way to the log: what is behind `view.next` up to `next`, so many new messages of it, and
-    /// those of `again`.
-    pub fn reserve(&mut self, key: &Key, next: QueueOffset, new: usize, again: &[QueueOffset]) {
-        let slot = self.slot(key);
-        let state = self.queues.get_mut(&slot).expect("each slot has its queue");
-        state.staged += 1;
-        state.reserved_next = next;
-        state.reserved += new;
-        for offset in again {
-            self.set_hand(key, *offset, Hand::Renewing);
-        }
-    }
-
-    /// Takes a reservation back that was refused by the log. No other one has come since.
-    pub fn unreserve(&mut self, key: &Key, before: QueueOffset, new: usize, again: &[QueueOffset]) {
-        let slot = self.slot(key);
-        let state = self.queues.get_mut(&slot).expect("each slot has its queue");
-        state.staged = state.staged.saturating_sub(1);
-        state.reserved_next = before;
-        state.reserved = state.reserved.saturating_sub(new);
-        state.settle();
-        if !state.is_logged && state.staged == 0 {
-            self.queues.remove(&slot);
-            self.slots.remove(key);
-            return;
-        }
-        for offset in again {
-            self.set_hand(key, *offset, Hand::Free);
-        }
     }
 
     /// What an ack with this lease means at `now`.
@@ -222,10 +202,12 @@ impl Table {
                 Hand::Renewing | Hand::Moving => Judged::Superseded,
             };
         }
-        if offset >= state.reserved_next || lease.popped_at > now {
+        let is_left = state.left.contains_key(&offset);
+        let is_taken = state.taken.contains(&offset);
+        if offset >= state.reserved_next || lease.popped_at > now || (is_left && !is_taken) {
             return Judged::NotPopped;
         }
-        if offset >= state.next {
+        if offset >= state.next || is_taken {
             return Judged::Coming;
         }
         // What is gone before its lease ends was acknowledged, unless it was put off first.
@@ -321,9 +303,9 @@ impl Table {
                 let state = self.queues.get_mut(&slot).expect("each slot has its queue");
                 let Some(entry) = state.in_flight.get_mut(offset) else { return };
                 self.due.remove(&(entry.due, slot, *offset));
-                let (delivery, deliveries, last_end) = (entry.delivery, entry.deliveries, entry.last_end);
-                *entry = InFlight::new(*lease, delivery, *counted, deliveries);
-                entry.last_end = entry.last_end.max(last_end);
+                let new = InFlight::new(*lease, entry.delivery, *counted, entry.deliveries);
+                let last_end = new.last_end.max(entry.last_end);
+                *entry = InFlight { last_end, order_key: entry.order_key, attempt: entry.attempt, ..new };
                 self.due.insert((entry.due, slot, *offset));
             }
             Change::Begun(key, next) => {
@@ -334,7 +316,7 @@ impl Table {
                 state.staged = state.staged.saturating_sub(1);
                 state.settle();
                 self.touched.insert(slot);
-                self.freed.push((key.topic.clone(), key.queue));
+                self.freed.push(key.clone());
             }
             Change::ForgetTopic(topic) => self.forget(|key| key.topic == *topic),
             Change::ForgetGroup(group) => self.forget(|key| key.group == *group),
@@ -345,52 +327,77 @@ impl Table {
         let slot = self.slot(&popped.key);
         let state = self.queues.get_mut(&slot).expect("each slot has its queue");
         (state.next, state.is_logged) = (state.next.max(popped.next), true);
-        let is_repeated = popped.attempt.is_some() && popped.attempt == state.attempt;
+        let id = OrderKey::of(popped.attempt.as_deref());
+        let is_last = popped.attempt.is_some() && popped.attempt == state.attempt;
         let mut new = 0;
-        for offset in &popped.offsets {
+        for (offset, order_key) in &popped.messages {
+            self.left -= usize::from(state.remove_left(*offset));
             let before = state.in_flight.get(offset).copied();
             if let Some(before) = before {
                 self.due.remove(&(before.due, slot, *offset));
             } else {
                 new += 1;
             }
+            let is_repeated = |before: &InFlight| match before.delivery {
+                Delivery::ByKey => popped.attempt.is_some() && before.attempt == id,
+                Delivery::Concurrent | Delivery::Orderly => is_last,
+            };
             let deliveries =
-                before.map_or(0, |before| before.deliveries.saturating_sub(u32::from(is_repeated)));
+                before.map_or(0, |before| before.deliveries.saturating_sub(u32::from(is_repeated(&before))));
             let entry =
                 InFlight::new(popped.lease, popped.delivery, Counted::Yes, deliveries.saturating_add(1));
-            state.in_flight.insert(*offset, entry);
+            // The record names the keys of those that were not in flight before.
+            let order_key = before.map_or(*order_key, |before| before.order_key);
+            let attempt = if popped.delivery == Delivery::ByKey { id } else { OrderKey::NONE };
+            state.insert(*offset, InFlight { order_key, attempt, ..entry });
             self.due.insert((entry.due, slot, *offset));
+        }
+        for (offset, order_key) in &popped.left {
+            let is_new = !state.in_flight.contains_key(offset);
+            if is_new && state.left.insert(*offset, *order_key).is_none() {
+                self.left += 1;
+            }
+        }
+        if state.left.len() >= LEFT_MAX {
+            self.overfull.insert(slot);
         }
         if popped.delivery == Delivery::Orderly {
             state.attempt.clone_from(&popped.attempt);
         }
         state.reserved = state.reserved.saturating_sub(new);
+        state.reserved_left = state.reserved_left.saturating_sub(popped.left.len());
         state.staged = state.staged.saturating_sub(1);
         state.settle();
+        // While it was on its way others found nothing.
+        let is_open = state.in_flight.is_empty() || popped.delivery == Delivery::ByKey;
+        if (popped.delivery.is_ordered() && is_open) || !popped.left.is_empty() {
+            self.freed.push(popped.key.clone());
+        }
         self.in_flight += new;
         self.touched.insert(slot);
-        if popped.delivery == Delivery::Orderly && state.in_flight.is_empty() {
-            self.freed.push((popped.key.topic.clone(), popped.key.queue));
-        }
     }
 
     fn apply_done(&mut self, key: &Key, offsets: &[QueueOffset], is_remembered: impl Fn(&InFlight) -> bool) {
         let Some(slot) = self.slots.get(key).copied() else { return };
         let state = self.queues.get_mut(&slot).expect("each slot has its queue");
-        let mut was_orderly = false;
+        let (mut was_orderly, mut was_by_key, mut was_left) = (false, false, false);
         for offset in offsets {
-            if let Some(entry) = state.in_flight.remove(offset) {
+            if let Some(entry) = state.remove(*offset) {
                 self.due.remove(&(entry.due, slot, *offset));
                 self.in_flight -= 1;
-                was_orderly |= entry.delivery == Delivery::Orderly;
+                was_orderly |= entry.delivery.is_ordered();
+                was_by_key |= entry.delivery == Delivery::ByKey;
                 if is_remembered(&entry) {
                     self.moved.insert((slot, *offset), entry.last_end);
                     self.moved_until.insert((entry.last_end, slot, *offset));
                 }
+            } else if state.remove_left(*offset) {
+                self.left -= 1;
+                was_left = true;
             }
         }
-        if was_orderly && state.in_flight.is_empty() {
-            self.freed.push((key.topic.clone(), key.queue));
+        if was_by_key || was_left || (was_orderly && state.in_flight.is_empty()) {
+            self.freed.push(key.clone());
         }
         self.touched.insert(slot);
     }
@@ -411,6 +418,10 @@ impl Table {
             self.due.remove(&(entry.due, slot, offset));
             self.in_flight -= 1;
         }
+        self.left -= state.left.len();
+        state.left.clear();
+        state.taken.clear();
+        state.ordered = 0;
     }
 
     /// Each queue whose committed offset may have moved since the last call, with that offset.
@@ -430,8 +441,8 @@ impl Table {
         !self.touched.is_empty()
     }
 
-    /// Queues whose messages were kept back, and are no longer.
-    pub fn take_freed(&mut self) -> Vec<(TopicName, QueueId)> {
+    /// Queues with messages that were kept back, and are no longer.
+    pub fn take_freed(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.freed)
     }
 
@@ -469,6 +480,7 @@ impl Table {
             attempt: state.attempt.clone(),
             in_flight: state.in_flight.iter().map(|(offset, entry)| (*offset, *entry)).collect(),
             moved: moved(*slot),
+            left: state.left.iter().map(|(offset, key)| (*offset, *key)).collect(),
         };
         self.queues.iter().filter(|(_, state)| state.is_logged).map(kept).collect()
     }
@@ -478,15 +490,25 @@ impl Table {
         let mut table = Self::default();
         for queue in kept {
             let slot = table.slot(&queue.key);
+            let mut left = 0;
             let state = table.queues.get_mut(&slot).expect("each slot has its queue");
             (state.next, state.attempt, state.is_logged) = (queue.next, queue.attempt, true);
             for (offset, entry) in queue.in_flight {
-                if offset < queue.next && state.in_flight.insert(offset, entry).is_none() {
+                if offset < queue.next && state.insert(offset, entry).is_none() {
                     table.due.insert((entry.due, slot, offset));
                     table.in_flight += 1;
                 }
             }
+            for (offset, order_key) in queue.left {
+                if offset < queue.next && !state.in_flight.contains_key(&offset) {
+                    left += usize::from(state.left.insert(offset, order_key).is_none());
+                }
+            }
             state.settle();
+            table.left += left;
+            if left >= LEFT_MAX {
+                table.overfull.insert(slot);
+            }
             for (offset, until) in queue.moved {
                 table.moved.insert((slot, offset), until);
                 table.moved_until.insert((until, slot, offset));
@@ -506,7 +528,9 @@ impl Table {
             for (offset, entry) in state.in_flight.split_off(&end) {
                 self.due.remove(&(entry.due, *slot, offset));
                 self.in_flight -= 1;
+                state.ordered -= usize::from(entry.delivery.is_ordered());
             }
+            self.left -= state.left.split_off(&end).len();
             state.next = end;
             state.settle();
             clamped.push((state.key.clone(), end));
@@ -530,10 +554,14 @@ impl Table {
                     is_logged: false,
                     next: QueueOffset::ZERO,
                     in_flight: BTreeMap::new(),
+                    ordered: 0,
+                    left: BTreeMap::new(),
+                    taken: BTreeSet::new(),
                     attempt: None,
                     staged: 0,
                     reserved_next: QueueOffset::ZERO,
                     reserved: 0,
+                    reserved_left: 0,
                 };
                 self.queues.insert(slot, state);
                 slot
@@ -546,6 +574,17 @@ impl InFlight {
     /// A message under this lease.
     pub fn new(lease: Lease, delivery: Delivery, counted: Counted, deliveries: u32) -> Self {
         let end = lease.ends();
-        Self { lease, delivery, counted, deliveries, last_end: end, due: end, hand: Hand::Free }
+        let (order_key, attempt) = (OrderKey::NONE, OrderKey::NONE);
+        Self {
+            lease,
+            delivery,
+            counted,
+            deliveries,
+            last_end: end,
+            order_key,
+            attempt,
+            due: end,
+            hand: Hand::Free,
+        }
     }
 }

@@ -96,13 +96,23 @@ impl Rig {
     }
 
     pub fn send(&self, queue: u32, body: &str, tag: &str) {
+        self.send_with(queue, body, &[(keys::TAGS, tag)]);
+    }
+
+    pub fn send_with(&self, queue: u32, body: &str, all: &[(&str, &str)]) {
+        self.send_to(&TopicName::internal("T"), queue, body, all);
+    }
+
+    pub fn send_to(&self, topic: &TopicName, queue: u32, body: &str, all: &[(&str, &str)]) {
         let store = &self.open.store;
-        let queue = store.queue(&TopicName::internal("T"), QueueId::new(queue)).expect("a queue");
+        let queue = store.queue(topic, QueueId::new(queue)).expect("a queue");
         let mut properties = PropertiesBuf::default();
-        properties.set(keys::TAGS, tag);
+        for (key, value) in all {
+            properties.set(key, value);
+        }
         let host = SocketAddr::from(([127, 0, 0, 1], 10911));
         let draft = RecordDraft {
-            topic: "T",
+            topic: topic.as_str(),
             queue_id: queue.id(),
             flag: 0,
             sys_flag: SysFlag::NONE,
@@ -130,6 +140,7 @@ impl Rig {
             invisible_ms: 60_000,
             start: Start::First,
             filter: Filter::All,
+            others: None,
             delivery: Delivery::Concurrent,
             attempt: None,
         }

@@ -22,6 +22,7 @@ final class Popping {
         return List.of(
                 Scenario.of("pop-shared", Popping::shared),
                 Scenario.of("pop-tags", Popping::tags),
+                Scenario.of("pop-mixed", Popping::mixed),
                 Scenario.of("pop-retry", Popping::retry),
                 Scenario.of("pop-dead", Popping::dead),
                 Scenario.restarting("pop-restart", Popping::restart));
@@ -91,6 +92,41 @@ final class Popping {
         Wait.until("40 messages", 30, () -> seen.size() >= 40, seen::size);
         awaitDone(env, group, topic, 60);
         Expect.sameBag("consumed", wanted, seen.bodies());
+    }
+
+    /** Members that want different messages get theirs, also those that they refuse once. */
+    private static void mixed(Env env) throws Exception {
+        String topic = env.topic(2);
+        String group = env.name("group");
+        Map<String, Seen> seen = Map.of("a", new Seen(), "b", new Seen());
+        for (var member : seen.entrySet()) {
+            DefaultMQPushConsumer consumer = popping(env, group, topic, member.getKey());
+            consumer.setConsumeMessageBatchMaxSize(1);
+            consumer.registerMessageListener((List<MessageExt> messages, ConsumeConcurrentlyContext context) -> {
+                messages.forEach(member.getValue()::add);
+                boolean refuses = messages.stream()
+                        .anyMatch(message -> Seen.text(message).endsWith("-0") && message.getReconsumeTimes() < 1);
+                return refuses ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            consumer.start();
+        }
+        Wait.until("both members", 20,
+                () -> env.run.admin.examineConsumerConnectionInfo(group).getConnectionSet().size() == 2, () -> "one");
+        for (int i = 0; i < 40; i++) {
+            for (String tag : List.of("a", "b")) {
+                var message = Env.message(topic, tag + "-" + i);
+                message.setTags(tag);
+                env.send(message);
+            }
+        }
+        Wait.until("all of both", 60, () -> seen.values().stream().allMatch(one -> one.size() >= 41),
+                () -> seen.values().stream().map(Seen::size).toList());
+        awaitDone(env, group, topic, 80);
+        for (String tag : List.of("a", "b")) {
+            List<String> wanted = Env.bodies(tag, 40);
+            wanted.add(tag + "-0");
+            Expect.sameBag("consumed by " + tag, wanted, seen.get(tag).bodies());
+        }
     }
 
     /** What is refused comes again, with its count, from the client's first delay (10 s) on. */
