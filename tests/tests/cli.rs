@@ -131,6 +131,13 @@ fn groups_are_created_listed_described_and_deleted() {
     assert_eq!(shell.json("group set G --retries 4 --remove-attribute c")["outcome"], "unchanged");
     shell.refused("group set G --attribute gantry.start=tomorrow", 1, "it takes first, last, or a time");
     shell.refused("group set G --attribute gantry.strat=last", 1, "those of Gantry are");
+    assert_eq!(shell.json("group describe G")["retry"], "levels");
+    assert_eq!(shell.json("group set G --retry 1s,10s,1m")["outcome"], "changed");
+    assert!(shell.ok("group describe G").contains("\nretry\t1s,10s,1m\n"));
+    assert_eq!(shell.json("group set G --retry 5s..2h*3")["outcome"], "changed");
+    assert_eq!(shell.json("group describe G")["retry"], "5s..2h*3");
+    shell.refused("group set G --retry 41d", 1, "choose from 0 to 3456000000 (40 days)");
+    shell.refused("group set G --retry 1h..5s", 1, "end with as much or more");
     shell.refused("group set H --retries 1", 1, "gantry group list");
     assert_eq!(shell.json("group set G --retries 5 --remove-attribute a")["outcome"], "changed");
     assert!(shell.ok("group describe G").contains("\nattributes\tgantry.start=last\n"));

@@ -7,12 +7,13 @@ use gantry_client::MessageQueue;
 use gantry_proto::ids::Millis;
 use gantry_proto::names::GroupName;
 use gantry_proto::remoting::body::connection::ConsumerConnection;
-use gantry_proto::remoting::body::group::SubscriptionGroupConfig;
+use gantry_proto::remoting::body::group::{GroupRetryPolicy, SubscriptionGroupConfig};
 use gantry_proto::remoting::body::stats::ConsumeStats;
 use serde_json::{Value, json};
 
 use super::args::{Consent, Format, Printing, Target, pair};
 use super::output::{Failure, Output, done, time};
+use super::retry;
 
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
@@ -37,6 +38,10 @@ pub struct Create {
     /// How often a refused message is delivered again before it becomes a dead letter.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
     retries: i32,
+    /// When refused messages come again: delays, the last one for all that follow (`1s,10s,1m`), delays that double or grow by
+    /// a factor up to the longest (`5s..2h`, `5s..2h*3`), or `levels`, the broker's own.
+    #[arg(long, value_name = "DELAYS", value_parser = retry::policy)]
+    retry: Option<GroupRetryPolicy>,
     /// Refuse members that consume in broadcast mode.
     #[arg(long)]
     no_broadcast: bool,
@@ -61,6 +66,10 @@ pub struct Set {
     /// How often a refused message is delivered again before it becomes a dead letter.
     #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
     retries: Option<i32>,
+    /// When refused messages come again: delays, the last one for all that follow (`1s,10s,1m`), delays that double or grow by
+    /// a factor up to the longest (`5s..2h`, `5s..2h*3`), or `levels`, the broker's own.
+    #[arg(long, value_name = "DELAYS", group = "change", value_parser = retry::policy)]
+    retry: Option<GroupRetryPolicy>,
     /// An attribute, like `gantry.start=last`; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", group = "change", value_parser = pair)]
     attribute: Vec<(String, String)>,
@@ -134,6 +143,7 @@ async fn create(args: Create) -> Result<(), Failure> {
         ..existing.clone().unwrap_or_default()
     };
     wanted.attributes.extend(args.attribute);
+    wanted.group_retry_policy = args.retry.unwrap_or(wanted.group_retry_policy);
     let outcome = match &existing {
         None => "created",
         Some(there) if *there == wanted => "unchanged",
@@ -161,6 +171,7 @@ async fn set(args: Set) -> Result<(), Failure> {
     let there = admin.groups().await?.remove(&args.group).ok_or_else(|| missing(&args.group))?;
     let mut wanted = there.clone();
     wanted.retry_max_times = args.retries.unwrap_or(wanted.retry_max_times);
+    wanted.group_retry_policy = args.retry.unwrap_or(wanted.group_retry_policy);
     wanted.attributes.extend(args.attribute);
     for name in &args.remove_attribute {
         wanted.attributes.remove(name);
@@ -204,6 +215,7 @@ async fn list(args: &List) -> Result<(), Failure> {
 fn config_json(group: &SubscriptionGroupConfig) -> Value {
     json!({
         "group": group.group_name, "retries": group.retry_max_times,
+        "retry": retry::text(&group.group_retry_policy),
         "broadcast": group.consume_broadcast_enable, "attributes": group.attributes,
     })
 }
@@ -308,6 +320,7 @@ fn describe_text(
     output.fields(&[
         ("group", config.group_name.clone()),
         ("retries", config.retry_max_times.to_string()),
+        ("retry", retry::text(&config.group_retry_policy)),
         ("attributes", attributes.join(" ")),
         ("members", members.connection_set.len().to_string()),
         ("subscriptions", subscriptions.join(" ")),

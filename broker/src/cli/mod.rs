@@ -12,6 +12,7 @@ mod group;
 mod message;
 mod output;
 mod produce;
+mod retry;
 mod serve;
 mod store;
 mod topic;
@@ -47,7 +48,7 @@ enum Command {
     /// Create, list, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Create, list, describe and delete consumer groups.
+    /// Create, change, list, describe and delete consumer groups.
     #[command(subcommand)]
     Group(group::GroupCommand),
     /// Send the lines of a file or of standard input.
@@ -154,7 +155,8 @@ mod tests {
             "gantry topic create T --queues 4 --perm rw --attribute message.type=FIFO",
             "gantry topic delete T --yes --output json",
             "gantry group describe G --name-server h:1",
-            "gantry group create G --attribute gantry.start=last",
+            "gantry group create G --attribute gantry.start=last --retry 5s..2h*3",
+            "gantry group set G --retry 1s,10s,1m",
             "gantry group set G --retries 3 --attribute gantry.start=last --remove-attribute a",
             "gantry produce T --key k --key l --tag t --property a=b --delay 3 --rate 10/s",
             "gantry produce T --deliver-in 40d",
@@ -184,6 +186,7 @@ mod tests {
             "gantry topic create T --queues 0",
             "gantry group set G",
             "gantry group set G --attribute gantry.start",
+            "gantry group set G --retry soon",
             "gantry bench produce --messages 10 --duration 2s",
             "gantry bench produce --rate 0",
             "gantry store verify --findings many",

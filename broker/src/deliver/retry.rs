@@ -1,7 +1,8 @@
 //! Messages that a consumer refused: delivered again later, and dead letters in the end.
 //!
-//! A refused message is stored again for `%RETRY%group`, by way of a delay level that grows with the number of
-//! refusals; after the last one it is stored in `%DLQ%group`. The copy keeps everything of the message but counts
+//! A refused message is stored again for `%RETRY%group`, after a delay that its group's [schedule](crate::groups::retry) says: by way of the
+//! delay level that lasts as long, or of the timer where there is none. Without a schedule the level grows with the number of
+//! refusals. After the last one it is stored in `%DLQ%group`. The copy keeps everything of the message but counts
 //! the refusal, and remembers the topic and the id of its first delivery.
 
 use std::io;
@@ -14,7 +15,7 @@ use gantry_proto::record::{EncodeError, OffsetMsgId, PropertiesBuf, RecordDraft,
 use crate::groups::locks::Locks;
 use crate::groups::{Group, Groups};
 use crate::store::{AppendError, Batch, ReadError, Store};
-use crate::timer::{self, Levels};
+use crate::timer::{self, Level, Levels};
 use crate::topics::{TopicError, Topics};
 
 /// Retry and dead-letter topics can be read and written.
@@ -189,7 +190,6 @@ impl Retries {
         let mut properties = copied_properties(&view, request.at);
         let refused = view.reconsume_times();
         let dead = request.delay_level < 0 || refused >= group.retry_max(request.max_reconsume_times);
-        let asked = if request.delay_level > 0 { request.delay_level } else { Group::retry_level(refused) };
         let (topic, queue_id) = if dead {
             make_dead(&mut properties);
             let topic = TopicName::dead_letter(&group.name);
@@ -198,13 +198,38 @@ impl Retries {
         } else {
             let topic = self.retry_topic(group)?;
             let queue_id = QueueId::new(fastrand::u32(0..group.retry_queues()));
-            match self.levels.level(asked) {
-                Some(level) => timer::retarget(&mut properties, level, topic.as_str(), queue_id),
-                None => (topic, queue_id), // no levels are configured
+            let target = (topic, queue_id);
+            match (request.delay_level, group.retries.delay_ms(refused)) {
+                (asked @ 1.., _) => wait_at(self.levels.level(asked), &mut properties, target),
+                (_, Some(delay_ms)) => self.wait_for(delay_ms, &mut properties, target),
+                (_, None) => {
+                    let level = self.levels.level(Group::retry_level(refused));
+                    wait_at(level, &mut properties, target)
+                }
             }
         };
         self.push_to(batch, (&view, &properties), (topic, queue_id), refused.saturating_add(1))?;
         Ok(if dead { SentBack::Dead } else { SentBack::Waiting })
+    }
+
+    /// Where a message is stored to reach its target after so many milliseconds.
+    fn wait_for(
+        &self,
+        delay_ms: u64,
+        properties: &mut PropertiesBuf,
+        (topic, queue_id): (TopicName, QueueId),
+    ) -> (TopicName, QueueId) {
+        if delay_ms == 0 {
+            properties.remove(keys::DELAY);
+            return (topic, queue_id);
+        }
+        let exact = self.levels.lasting(delay_ms);
+        if exact.is_none() && timer::check_room(properties).is_ok() {
+            let due = self.store.clock().now().plus(delay_ms);
+            return timer::retarget_timer(properties, due, topic.as_str(), queue_id);
+        }
+        // Where the properties are too full for the timer's notes, waiting too long is better than not at all.
+        wait_at(exact.or_else(|| self.levels.lasting_at_least(delay_ms)), properties, (topic, queue_id))
     }
 
     /// A copy of a message for another queue.
@@ -226,6 +251,18 @@ impl Retries {
         };
         batch.push(&queue, &draft)?;
         Ok(())
+    }
+}
+
+/// Where a message is stored to reach its target by a delay level; without one, at once.
+fn wait_at(
+    level: Option<Level>,
+    properties: &mut PropertiesBuf,
+    (topic, queue_id): (TopicName, QueueId),
+) -> (TopicName, QueueId) {
+    match level {
+        Some(level) => timer::retarget(properties, level, topic.as_str(), queue_id),
+        None => (topic, queue_id),
     }
 }
 

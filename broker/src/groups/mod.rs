@@ -9,6 +9,7 @@ pub mod locks;
 pub mod members;
 pub mod modes;
 pub mod offsets;
+pub mod retry;
 pub mod start;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::store::layout::load_json;
 use crate::topics::{TopicError, Topics, perm};
 use attributes::{AttributeError, Settings};
 use members::{Change, Members, Peer, RegisterError, Subscriptions};
+use retry::{Schedule, ScheduleError};
 
 /// Groups that exist without being declared: the system's own and those of the tools.
 const SYSTEM_GROUPS: &[&str] = &[
@@ -61,6 +63,8 @@ pub struct Group {
     pub config: SubscriptionGroupConfig,
     /// What its attributes ask of this broker.
     pub settings: Settings,
+    /// When messages that it refuses come again.
+    pub retries: Schedule,
     /// Bits of what it may not do, by topic; none of them is 0. See [`FORBIDDEN_READ`].
     forbidden: BTreeMap<String, i32>,
 }
@@ -80,7 +84,11 @@ impl Group {
         for error in wrong {
             tracing::warn!(group = %name, %error, "an attribute is kept, but means nothing to this version");
         }
-        Self { name, config, settings, forbidden }
+        let retries = Schedule::of(&config.group_retry_policy).unwrap_or_else(|error| {
+            tracing::warn!(group = %name, %error, "the retry policy is kept, but has no effect");
+            Schedule::default()
+        });
+        Self { name, config, settings, retries, forbidden }
     }
 
     /// Whether the group may read the topic.
@@ -161,6 +169,14 @@ pub enum GroupError {
         group: GroupName,
         /// What is wrong.
         why: AttributeError,
+    },
+    /// The group's retry policy cannot be.
+    #[error("group {group}: {why}")]
+    Retry {
+        /// The group.
+        group: GroupName,
+        /// What is wrong.
+        why: ScheduleError,
     },
     /// The change is not on the disk.
     #[error(transparent)]
@@ -276,6 +292,10 @@ impl Groups {
                 .unwrap_or_default();
             config.attributes = attributes::changed(&before, &config.attributes)
                 .map_err(|why| GroupError::Attribute { group: name.clone(), why })?;
+            if current.is_none_or(|current| current.config.group_retry_policy != config.group_retry_policy) {
+                Schedule::of(&config.group_retry_policy)
+                    .map_err(|why| GroupError::Retry { group: name.clone(), why })?;
+            }
             match current {
                 Some(current) if current.config == config => Ok(Next::Keep),
                 None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),

@@ -56,6 +56,18 @@ impl Levels {
         (asked > 0).then_some(Level(asked))
     }
 
+    /// The level whose messages wait so many milliseconds.
+    pub fn lasting(&self, delay_ms: u64) -> Option<Level> {
+        self.all().find(|level| self.delay_ms(*level) == delay_ms)
+    }
+
+    /// The shortest level whose messages wait at least so many milliseconds, or the longest one; `None` when there are no levels.
+    pub fn lasting_at_least(&self, delay_ms: u64) -> Option<Level> {
+        let long = self.all().filter(|level| self.delay_ms(*level) >= delay_ms);
+        long.min_by_key(|level| self.delay_ms(*level))
+            .or_else(|| self.all().max_by_key(|level| self.delay_ms(*level)))
+    }
+
     /// All levels, shortest number first.
     pub fn all(&self) -> impl Iterator<Item = Level> + use<> {
         let last = u32::try_from(self.delays_ms.len()).unwrap_or(u32::MAX);
@@ -93,5 +105,10 @@ mod tests {
         assert_eq!(levels.level(99).map(Level::number), Some(18));
         assert_eq!(levels.level(3).map(|level| levels.delay_ms(level)), Some(10_000));
         assert_eq!(levels.all().count(), 18);
+        let number = |level: Option<Level>| level.map(Level::number);
+        assert_eq!(number(levels.lasting(30_000)), Some(4));
+        assert_eq!(number(levels.lasting(30_001)), None);
+        assert_eq!(number(levels.lasting_at_least(30_001)), Some(5));
+        assert_eq!(number(levels.lasting_at_least(u64::MAX)), Some(18));
     }
 }

@@ -81,6 +81,14 @@ const LINES: &[(&str, Shows)] = &[
         All(&["it takes first, last"]),
     ),
     ("getConsumerConfig -g AdminGroup", All(&["gantry.start", "last"])),
+    (
+        r#"updateSubGroup -b {broker} -g AdminGroup -p {"type":"CUSTOMIZED","customizedRetryPolicy":{"next":[1000,5000]}}"#,
+        All(&["success"]),
+    ),
+    (
+        r#"updateSubGroup -b {broker} -g AdminGroup -p {"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":0,"max":5,"multiplier":2}}"#,
+        All(&["begin with 1 ms or more"]),
+    ),
     ("updateSubGroupList -b {broker} -f {dir}/groups.json", All(&["to {broker} success"])),
     ("getConsumerConfig -g AdminListed", All(&["AdminListed", "retryMaxTimes", "7"])),
     ("brokerStatus -b {broker}", All(&["bootTimestamp", "putTps"])),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gantry_proto::ids::QueueOffset;
 use gantry_proto::names::GroupName;
+use gantry_proto::remoting::body::group::CustomizedRetryPolicy;
 
 use super::*;
 use crate::clock::{Clock, ManualClock};
@@ -59,6 +60,19 @@ impl Broker {
         let sent = self.retries.send_back(&request).await;
         self.store.dispatched(self.store.max_offset()).await.expect("dispatched");
         sent
+    }
+
+    /// A copy of a message in the retry topic that was refused so often.
+    async fn refused(&self, at: PhyOffset, times: i32) -> PhyOffset {
+        let record = self.store.record_at(at).expect("readable");
+        let view = RecordView::parse(&record).expect("a record");
+        let properties = copied_properties(&view, at);
+        let mut batch = Batch::new();
+        let target = (TopicName::internal("%RETRY%cg"), QueueId::ZERO);
+        self.retries.push_to(&mut batch, (&view, &properties), target, times).expect("it fits");
+        self.store.append_settled(&mut batch).await.expect("stored");
+        self.store.dispatched(self.store.max_offset()).await.expect("dispatched");
+        self.newest("%RETRY%cg", 0).expect("the copy")
     }
 
     async fn deliver_after(&self, ms: u64) {
@@ -172,4 +186,52 @@ async fn messages_for_other_members_go_to_the_retry_topic_at_once_and_uncounted(
     assert_eq!((copy.properties().retry_topic(), copy.properties().tags()), (Some("orders"), Some("B")));
     let error = broker.retries.hand_over("nobody", &[first]).await.expect_err("no such group");
     assert!(matches!(error, SendBackError::GroupNotExist(_)));
+}
+
+#[tokio::test]
+async fn a_schedule_of_the_group_says_when_refused_messages_come_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let declare = |next: &[i64], retry_max_times| {
+        let mut config = broker.retries.groups.get("cg").expect("the group").config.clone();
+        config.group_retry_policy.customized_retry_policy =
+            Some(CustomizedRetryPolicy { next: next.to_vec() });
+        config.retry_max_times = retry_max_times;
+        broker.retries.groups.declare(config)
+    };
+    declare(&[1_500, 30_000, 0], 4).expect("declared");
+    fixture::send(&broker.store, "orders", 0, 1).await;
+    let first = broker.newest("orders", 0).expect("the message");
+    let now = broker.clock.now();
+    assert_eq!(broker.send_back(first, 0).await.expect("taken back"), SentBack::Waiting);
+    let waiting = broker.newest("rmq_sys_wheel_timer", 0).expect("no level lasts 1.5 s: a timer");
+    let record = broker.store.record_at(waiting).expect("readable");
+    let view = RecordView::parse(&record).expect("a record");
+    assert_eq!(timer::due_if_waiting(&view, &Levels::default()), Some(now.plus(1_500)));
+    assert_eq!((view.properties().real_topic(), view.reconsume_times()), (Some("%RETRY%cg"), 1));
+
+    // What a consumer gets then counts one refusal; the next delay is that of a level.
+    assert_eq!(
+        broker.send_back(waiting, 0).await.err().map(|error| error.to_string()),
+        Some(SendBackError::NotDelivered { at: waiting }.to_string())
+    );
+    let refused = |times| broker.refused(first, times);
+    let second = refused(1).await;
+    broker.send_back(second, 0).await.expect("taken back");
+    let level = broker.newest("SCHEDULE_TOPIC_XXXX", 3).expect("level 4 lasts 30 s");
+    assert!(level > second);
+    // The last delay is that of all further retries; 0 is at once.
+    for times in [2, 3] {
+        let at = refused(times).await;
+        broker.send_back(at, 0).await.expect("taken back");
+        assert!(broker.newest("%RETRY%cg", 0).expect("at once") > at);
+    }
+    let last = refused(4).await;
+    assert_eq!(broker.send_back(last, 0).await.expect("taken back"), SentBack::Dead);
+    // The consumer's own level counts.
+    broker.send_back(first, 2).await.expect("taken back");
+    assert!(broker.newest("SCHEDULE_TOPIC_XXXX", 1).is_some());
+
+    let error = declare(&[], 4).expect_err("no delay at all");
+    assert!(error.to_string().contains("group cg: the retry policy lists 0 delays"));
 }
