@@ -21,10 +21,11 @@ use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::groups::modes::Modes;
 use crate::groups::offsets::{Key, OffsetTable, Offsets};
+use crate::join::Join;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::remoting::{self, context::Services, lanes::Lanes, pace::Alone};
-use crate::routes::Embedded;
+use crate::routes::{Drain, Embedded};
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::dedup::DedupOptions;
 use crate::store::disk::RealDisk;
@@ -84,7 +85,7 @@ pub struct Broker {
     name_server: SocketAddr,
     address: SocketAddr,
     /// In the order in which they stop.
-    stages: [Stage; 4],
+    stages: [Stage; 5],
     housekeeper: Housekeeper,
     lanes: Lanes,
 }
@@ -98,7 +99,7 @@ impl Broker {
         let (name_address, broker_address) = (local(&name)?, local(&broker)?);
         let vip = vip_listener(bind, config.ports.broker, broker_address.port()).await?;
         let background = Stage(Shutdown::new());
-        let services = Arc::new(open(config, broker_address, &background.0)?);
+        let services = Arc::new(open(config, (name_address, broker_address), &background.0)?);
         let [listeners, connections, requests] =
             [&services.listeners, &services.connections, &services.shutdown]
                 .map(|group| Stage(group.clone()));
@@ -108,6 +109,8 @@ impl Broker {
                 .listeners
                 .spawn("listener", remoting::listen(Arc::clone(&services), listener, lanes.seats()));
         }
+        let registrations = Stage(Shutdown::new());
+        services.join.start(&registrations.0);
         background.0.spawn("sweep", sweep(Arc::clone(&services), background.0.clone()));
         let housekeeper = Housekeeper::start(Arc::clone(&services.store))
             .map_err(|source| StartError::Config { path: services.config.store.dir.clone(), source })?;
@@ -115,7 +118,7 @@ impl Broker {
             services,
             name_server: name_address,
             address: broker_address,
-            stages: [listeners, connections, requests, background],
+            stages: [registrations, listeners, connections, requests, background],
             housekeeper,
             lanes,
         })
@@ -164,7 +167,11 @@ impl Drop for Stage {
 }
 
 /// Opens the store and builds the services over it.
-fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Services, StartError> {
+fn open(
+    config: Config,
+    (name_service, broker): (SocketAddr, SocketAddr),
+    background: &Shutdown,
+) -> Result<Services, StartError> {
     let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::default());
@@ -241,12 +248,22 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
         in_flight_max: config.limits.popped,
         queues_max: config.groups.max_offsets,
     });
+    let drain = Drain::open(&files, &config.node.name, Arc::clone(&clock)).map_err(in_config)?;
+    let drain = Arc::new(drain);
+    let join = Join::new(
+        &config.node,
+        (name_service, broker),
+        Arc::clone(&topics),
+        Arc::clone(&drain),
+        Arc::clone(&clock),
+    );
     let publisher = Publisher::new(
         Arc::clone(&store),
         Arc::clone(&clock),
         Arc::clone(&topics),
         Arc::clone(&transactions),
         Arc::clone(&retries),
+        Arc::clone(&drain),
         levels,
         config.limits.message_bytes as usize,
         config.node.cluster.clone(),
@@ -258,14 +275,22 @@ fn open(config: Config, broker: SocketAddr, background: &Shutdown) -> Result<Ser
     background.spawn("pops", Arc::clone(&pops).run(stop.clone()));
     background.spawn("timer", Arc::clone(&timer).run(stop.clone()));
     background.spawn("timer wheel", Arc::clone(&wheel).run(stop.clone()));
-    let routes =
-        Embedded::open(&files, &config.node, broker.port(), Arc::clone(&topics) as _, Arc::clone(&clock))
-            .map_err(in_config)?;
+    let routes = Embedded::open(
+        &files,
+        &config.node,
+        broker.port(),
+        Arc::clone(&topics) as _,
+        Arc::clone(&drain),
+        Arc::clone(&clock),
+    )
+    .map_err(in_config)?;
     Ok(Services {
         broker_port: broker.port(),
         started_at: clock.now(),
         locks,
         routes: Arc::new(routes),
+        drain,
+        join: Arc::new(join),
         config,
         clock,
         store,

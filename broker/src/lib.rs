@@ -9,6 +9,7 @@ pub mod deliver;
 mod fixture;
 pub mod groups;
 pub mod hash;
+pub mod join;
 pub mod metrics;
 pub mod publish;
 pub mod remoting;

@@ -299,6 +299,7 @@ mod tests {
             let value = match setting.key {
                 "node.advertise" => "broker.example",
                 "node.ready_file" => "ready",
+                "node.name_servers" => "ns1:9876",
                 _ => setting.help.split_once("[default: ").expect("it has a default").1,
             };
             let value = value.split([';', ']']).next().expect("split gives at least one part");

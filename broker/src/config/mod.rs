@@ -53,6 +53,8 @@ pub struct NodeConfig {
     pub bind: IpAddr,
     /// Host name or IP address that routes name instead of the one by which the client came.
     pub advertise: Option<String>,
+    /// Name servers that the broker registers with, `host:port` each, beside being its own. Default none.
+    pub name_servers: Vec<String>,
     /// File to create once every listener is ready.
     pub ready_file: Option<PathBuf>,
 }
@@ -64,6 +66,7 @@ impl Default for NodeConfig {
             cluster: "DefaultCluster".to_owned(),
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise: None,
+            name_servers: Vec::new(),
             ready_file: None,
         }
     }

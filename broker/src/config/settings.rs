@@ -1,6 +1,6 @@
 //! The list of everything that can be set: one row a value, with its names in all sources.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -64,6 +64,9 @@ settings! {
     "node.advertise" "GANTRY_ADVERTISE" "advertise" "HOST"
         "Host that routes name [default: the address by which the client came]"
         |c, text| c.node.advertise = Some(host(text)?);
+    "node.name_servers" "GANTRY_NAME_SERVERS" "name-servers" "HOST:PORT;…"
+        "Name servers to register with, beside being its own"
+        |c, text| c.node.name_servers = name_servers(text)?;
     "node.name" "GANTRY_BROKER_NAME" "broker-name" "NAME" "Name of this broker [default: broker-a]"
         |c, text| c.node.name = name(text)?;
     "node.cluster" "GANTRY_CLUSTER" "cluster" "NAME" "Name of its cluster [default: DefaultCluster]"
@@ -233,6 +236,32 @@ fn host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Most name servers that a broker registers with.
+const NAME_SERVERS_MAX: usize = 16;
+
+/// Addresses of name servers, with `;`, `,` or spaces between them; none at all is no error. Each once, in the order given.
+fn name_servers(text: &str) -> Result<Vec<String>, String> {
+    let mut servers: Vec<String> = Vec::new();
+    let between = |c: char| matches!(c, ';' | ',') || c.is_whitespace();
+    for server in text.split(between).filter(|part| !part.is_empty()) {
+        let wrong =
+            || format!("{server:?} is not the address of a name server: write host:port, like ns1:9876");
+        let (host_part, port) = server.rsplit_once(':').ok_or_else(wrong)?;
+        port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let address = host_part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if address.is_none_or(|address| address.parse::<Ipv6Addr>().is_err()) {
+            host(host_part).map_err(|_| wrong())?;
+        }
+        if !servers.iter().any(|known| known == server) {
+            servers.push(server.to_owned());
+        }
+    }
+    if servers.len() > NAME_SERVERS_MAX {
+        return Err(format!("{} name servers; there can be up to {NAME_SERVERS_MAX}", servers.len()));
+    }
+    Ok(servers)
+}
+
 /// A broker or cluster name: it also names a topic, so the topics' alphabet holds.
 fn name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -331,6 +360,18 @@ mod tests {
     }
 
     #[test]
+    fn name_servers_are_a_list_of_addresses() {
+        let listed = |text| set("node.name_servers", text).map(|config| config.node.name_servers);
+        let both = Ok(vec!["ns1:9876".to_owned(), "[::1]:9877".to_owned()]);
+        for text in ["ns1:9876;[::1]:9877", "ns1:9876; [::1]:9877;ns1:9876;", "ns1:9876 [::1]:9877"] {
+            assert_eq!(listed(text), both, "{text}");
+        }
+        assert_eq!(listed(""), Ok(Vec::new()));
+        let many: Vec<_> = (1..=NAME_SERVERS_MAX + 1).map(|port| format!("ns:{port}")).collect();
+        assert!(listed(&many.join(";")).unwrap_err().contains("up to 16"));
+    }
+
+    #[test]
     fn values_out_of_range_are_refused() {
         for (key, value) in [
             ("ports.broker", "2"),
@@ -344,6 +385,12 @@ mod tests {
             ("timer.max_delay", "3661d"),
             ("node.name", "a b"),
             ("node.advertise", "host:80"),
+            ("node.name_servers", "ns1"),
+            ("node.name_servers", "ns1:9876;ns2:0"),
+            ("node.name_servers", "http://ns1:9876"),
+            ("node.name_servers", ":9876"),
+            ("node.name_servers", "[::g]:9876"),
+            ("node.name_servers", "::1:9876"),
             ("node.bind", "localhost"),
             ("topics.auto_create", "yes"),
             ("groups.member_expiry", "0s"),

@@ -126,6 +126,7 @@ impl Publisher {
     /// appended.
     fn store_new(&self, scratch: &mut Scratch) -> Result<bool, SendError> {
         let Scratch { batch, new, sent, .. } = scratch;
+        self.drain.check()?;
         self.store.check_room()?;
         let dedups = || new.iter().map(|one| one.dedup);
         let mut admission = dedups().any(|dedup| dedup.is_some()).then(|| self.store.dedup().admit());

@@ -24,6 +24,7 @@ use gantry_proto::record::{
 
 use crate::clock::Clock;
 use crate::deliver::retry::{DirectRetry, Retries, SendBackError, make_dead};
+use crate::routes::drain::{Drain, Leaving};
 use crate::store::dedup::DedupKey;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
 use crate::timer::{self, Levels, TimerError};
@@ -105,6 +106,9 @@ pub enum SendError {
     /// The topic is unknown, protected or cannot be made.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// The broker is going off line.
+    #[error(transparent)]
+    Leaving(#[from] Leaving),
     /// The topic takes no messages.
     #[error("topic {topic} is not writable: change its permission, or send elsewhere")]
     NotWritable {
@@ -172,6 +176,7 @@ pub struct Publisher {
     topics: Arc<Topics>,
     transactions: Arc<Transactions>,
     retries: Arc<Retries>,
+    drain: Arc<Drain>,
     levels: Levels,
     /// Most bytes of a body, or of a batch.
     body_bytes_max: usize,
@@ -189,13 +194,25 @@ impl Publisher {
         topics: Arc<Topics>,
         transactions: Arc<Transactions>,
         retries: Arc<Retries>,
+        drain: Arc<Drain>,
         levels: Levels,
         body_bytes_max: usize,
         cluster: String,
         address: std::net::IpAddr,
     ) -> Self {
         let uniq_keys = UniqKeys::new(address, std::process::id(), fastrand::u32(..));
-        Self { store, clock, topics, transactions, retries, levels, body_bytes_max, cluster, uniq_keys }
+        Self {
+            store,
+            clock,
+            topics,
+            transactions,
+            retries,
+            drain,
+            levels,
+            body_bytes_max,
+            cluster,
+            uniq_keys,
+        }
     }
 
     /// Appends one message.
@@ -279,6 +296,10 @@ impl Publisher {
             if let Some(sent) = self.answer_again(earlier, &again)? {
                 return Ok(Sent { waits: hot.waits_for_store(), ..sent });
             }
+        }
+        // A resend of what was stored before was answered above. What consumers send back stays with its broker.
+        if topic.kind != TopicKind::Retry && !dead {
+            self.drain.check()?;
         }
         self.store.check_room()?;
         let appended = self.store.append(&mut scratch.batch)?;

@@ -95,7 +95,7 @@ impl Publisher {
         pushed.map(|()| kept)
     }
 
-    /// Stores a reply. A log that takes nothing at the moment keeps no requester waiting.
+    /// Stores a reply. A log that takes nothing at the moment, or a broker that goes off line, keeps no requester waiting.
     fn keep(&self, message: &Incoming<'_>, scratch: &mut Scratch) -> Result<Option<Sent>, SendError> {
         match self.send(message, scratch) {
             Ok(sent) => {
@@ -106,6 +106,7 @@ impl Publisher {
                 tracing::warn!(topic = message.topic, %error, "a reply is pushed to its requester, but not stored");
                 Ok(None)
             }
+            Err(SendError::Leaving(_)) => Ok(None),
             Err(other) => Err(other),
         }
     }

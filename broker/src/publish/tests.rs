@@ -18,6 +18,7 @@ struct Edge {
     store: Arc<Store>,
     transactions: Arc<Transactions>,
     publisher: Publisher,
+    drain: Arc<Drain>,
     _dir: TempDir,
 }
 
@@ -50,18 +51,21 @@ impl Edge {
             groups: Arc::new(groups),
             locks: Arc::new(Locks::new(clock.clone(), Duration::from_secs(60))),
         };
+        let drain = Drain::open(&config, "broker-a", clock.clone()).expect("no drain");
+        let drain = Arc::new(drain);
         let publisher = Publisher::new(
             Arc::clone(&store),
             clock,
             topics,
             Arc::clone(&transactions),
             Arc::new(retries),
+            Arc::clone(&drain),
             levels,
             1 << 20,
             "DefaultCluster".to_owned(),
             [127, 0, 0, 1].into(),
         );
-        Self { store, transactions, publisher, _dir: dir }
+        Self { store, transactions, publisher, drain, _dir: dir }
     }
 
     async fn send(&self, uniq_key: &str, body: &str, is_half: bool) -> Sent {
@@ -258,4 +262,42 @@ async fn a_message_that_waits_leaves_room_for_what_is_noted_in_it() {
     }
     let draft = gantry_proto::record::RecordDraft::from_view(&view, properties.as_bytes());
     assert!(Batch::new().push(&waiting, &draft).is_ok(), "the delivered form fits");
+}
+
+/// What consumers send back, ends of transactions and resends of what is stored are still taken.
+#[tokio::test]
+async fn a_broker_that_goes_refuses_what_is_new() {
+    let edge = Edge::new();
+    let first = edge.send("one", "body", false).await;
+    let half = edge.send("half", "body", true).await;
+    edge.drain.begin(Duration::ZERO).expect("begun");
+    let send = |topic: &'static str, key: &str, is_half: bool| {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::UNIQ_KEY, key);
+        properties.push(keys::PGROUP, "producers");
+        if is_half {
+            properties.push(keys::TRAN_MSG, "true");
+        }
+        let incoming = Incoming { topic, ..incoming(properties.view(), b"body") };
+        edge.publisher.send(&incoming, &mut Scratch::default())
+    };
+    for is_half in [false, true] {
+        assert!(matches!(send("T", "two", is_half), Err(SendError::Leaving(_))));
+    }
+    assert_eq!(send("T", "one", false).expect("answered").phy, first.phy);
+    assert_eq!(edge.end(&half, Resolution::Commit).await, Ended::Now(Outcome::Committed));
+    let retried = send("%RETRY%G", "three", false);
+    assert!(matches!(retried, Ok(_) | Err(SendError::Retry(SendBackError::GroupNotExist(_)))), "{retried:?}");
+
+    let batch = |edge: &Edge| {
+        let mut body = Vec::new();
+        let item = gantry_proto::record::BatchItem { flag: 0, body: b"b", properties: Properties::new(b"") };
+        item.encode_into(&mut body).expect("encodable");
+        let incoming = incoming(Properties::new(b""), &body);
+        edge.publisher.send_batch(&incoming, &mut Scratch::default())
+    };
+    assert!(matches!(batch(&edge), Err(SendError::Leaving(_))));
+    edge.drain.resume().expect("resumed");
+    batch(&edge).expect("sent");
+    send("T", "two", false).expect("sent");
 }

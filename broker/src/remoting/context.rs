@@ -23,9 +23,10 @@ use crate::groups::locks::Locks;
 use crate::groups::members::{Members, Outbox};
 use crate::groups::modes::Modes;
 use crate::groups::offsets::Offsets;
+use crate::join::Join;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
-use crate::routes::Embedded;
+use crate::routes::{Drain, Embedded};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::timer::{Timer, Wheel};
@@ -171,6 +172,10 @@ pub struct Services {
     pub locks: Arc<Locks>,
     /// Names and addresses.
     pub routes: Arc<Embedded>,
+    /// Whether this broker is going off line.
+    pub drain: Arc<Drain>,
+    /// The registrations with other name servers.
+    pub join: Arc<Join>,
     /// Half messages.
     pub transactions: Arc<Transactions>,
     /// Messages with delay levels.

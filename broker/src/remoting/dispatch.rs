@@ -179,7 +179,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetBrokerRuntimeInfo => {
             let timers =
                 status::Timers { pending: services.wheel.pending(), first_due: services.wheel.first_due() };
-            status::runtime_info(store, &services.metrics, &timers, services.started_at)
+            let membership = status::membership(&services.join, &services.drain);
+            status::runtime_info(store, &services.metrics, &timers, services.started_at, membership)
         }
         other => {
             let why = format!("request type {} is not supported by this version", other.code());

@@ -34,7 +34,7 @@ pub(super) fn append(error: &AppendError) -> ResponseCode {
 pub(super) fn send(error: &SendError) -> ResponseCode {
     match error {
         SendError::Topic(error) => topic(error),
-        SendError::NotWritable { .. } => ResponseCode::NoPermission,
+        SendError::NotWritable { .. } | SendError::Leaving(_) => ResponseCode::NoPermission,
         SendError::NoSuchQueue { .. } => ResponseCode::InvalidParameter,
         SendError::BodyTooLarge { .. }
         | SendError::BatchNotAllowed { .. }

@@ -17,8 +17,10 @@ use gantry_proto::remoting::request::topic::GetBrokerConfigResponse;
 use super::context::Reply;
 use super::offset::read_delay_offsets;
 use crate::config::{Config, Policy};
+use crate::join::Join;
 use crate::metrics::Metrics;
 use crate::metrics::history::Totals;
+use crate::routes::{Drain, Phase};
 use crate::store::Store;
 
 /// Spans over which rates are averaged, in milliseconds.
@@ -94,10 +96,30 @@ fn timer_info(metrics: &Metrics, timers: &Timers, now: Millis) -> [(&'static str
     ]
 }
 
-/// Code 28. `started_at` is when the process started.
-pub fn runtime_info(store: &Store, metrics: &Metrics, timers: &Timers, started_at: Millis) -> Reply {
+/// How this broker stands with each name server that it registers with, and whether it is going.
+pub fn membership(join: &Join, drain: &Drain) -> Vec<(String, String)> {
+    let phase = match drain.phase() {
+        Phase::Serving => "serving",
+        Phase::Announced { .. } => "announced",
+        Phase::Sealed => "sealed",
+        Phase::Left => "left",
+    };
+    let servers = join.standings().into_iter().map(|standing| {
+        (format!("nameServer_{}", standing.server), format!("{} (since {})", standing.state, standing.since))
+    });
+    servers.chain([("phase".to_owned(), phase.to_owned())]).collect()
+}
+
+/// Code 28. `started_at` is when the process started; `more` is told as it is.
+pub fn runtime_info(
+    store: &Store,
+    metrics: &Metrics,
+    timers: &Timers,
+    started_at: Millis,
+    more: Vec<(String, String)>,
+) -> Reply {
     let now = store.clock().now();
-    let mut table = BTreeMap::new();
+    let mut table: BTreeMap<String, String> = more.into_iter().collect();
     let mut put = |name: &str, value: String| {
         table.insert(name.to_owned(), value);
     };
@@ -208,7 +230,8 @@ mod tests {
         let timers = Timers { pending: 7, first_due: Some(fixture::NOW.plus(8_500)) };
         metrics.timers_taken.add(20);
         metrics.timer_lateness.record(3);
-        let reply = runtime_info(&store, &metrics, &timers, fixture::NOW);
+        let more = vec![("phase".to_owned(), "serving".to_owned())];
+        let reply = runtime_info(&store, &metrics, &timers, fixture::NOW, more);
         let table = KvTable::from_json(&reply.body).unwrap().table;
         let samples =
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/broker_admin_samples.json"));
@@ -241,6 +264,7 @@ mod tests {
         assert_eq!((table["timerCongestNum"].as_str(), table["timerReadBehind"].as_str()), ("7", "1"));
         assert_eq!((table["timerEnqueueTps"].as_str(), table["timerDequeueTps"].as_str()), ("2.00", "0.00"));
         assert_eq!(table["timerLatenessP99Mills"], "3");
+        assert_eq!(table["phase"], "serving");
         assert_eq!(table["msgPutTotalTodayNow"], "50");
         assert_eq!(table["runtime"], "[ 0 days, 0 hours, 0 minutes, 10 seconds ]");
         assert_eq!(table["earliestMessageTimeStamp"], fixture::NOW.to_string());

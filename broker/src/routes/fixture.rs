@@ -36,7 +36,8 @@ pub fn topics(names: &[&str]) -> FixedTopics {
 pub fn registry(dir: &Path, names: &[&str], clock: Arc<ManualClock>) -> Embedded {
     let own = OwnBroker::new(&NodeConfig::default(), 10911);
     let kv = KvConfig::open(dir).expect("the pairs are read");
-    Embedded::new(own, Arc::new(topics(names)), kv, clock)
+    let drain = Drain::open(dir, "broker-a", Arc::clone(&clock) as _).expect("the drain is read");
+    Embedded::new(own, Arc::new(topics(names)), kv, Arc::new(drain), clock)
 }
 
 /// Master of `broker-b` with these topics, registering over connection 1.

@@ -5,6 +5,7 @@
 //! long as they are heard. The key-value configuration ([`kv`]) is the one thing that is stored.
 
 pub mod answer;
+pub mod drain;
 pub mod foreign;
 pub mod kv;
 pub mod registration;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::topics::Topics;
 pub use answer::OwnBroker;
+pub use drain::{Drain, Phase};
 pub use foreign::{BrokerIdentity, RegisterError, Registered, Registration};
 use foreign::{Foreign, PERM_WRITE};
 pub use kv::KvConfig;
@@ -98,6 +100,7 @@ pub struct Embedded {
     own: OwnBroker,
     topics: Arc<dyn OwnTopics>,
     kv: KvConfig,
+    drain: Arc<Drain>,
     clock: Arc<dyn Clock>,
     /// Other brokers. Held for map operations only.
     table: Mutex<Table>,
@@ -112,8 +115,14 @@ struct Table {
 
 impl Embedded {
     /// Knows this broker only.
-    pub fn new(own: OwnBroker, topics: Arc<dyn OwnTopics>, kv: KvConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { own, topics, kv, clock, table: Mutex::default() }
+    pub fn new(
+        own: OwnBroker,
+        topics: Arc<dyn OwnTopics>,
+        kv: KvConfig,
+        drain: Arc<Drain>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { own, topics, kv, drain, clock, table: Mutex::default() }
     }
 
     /// Knows the broker that `node` describes, listening on `port`; its pairs are in `config_dir`.
@@ -122,9 +131,10 @@ impl Embedded {
         node: &NodeConfig,
         port: u16,
         topics: Arc<dyn OwnTopics>,
+        drain: Arc<Drain>,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
-        Ok(Self::new(OwnBroker::new(node, port), topics, KvConfig::open(config_dir)?, clock))
+        Ok(Self::new(OwnBroker::new(node, port), topics, KvConfig::open(config_dir)?, drain, clock))
     }
 
     /// This broker.
@@ -168,11 +178,12 @@ impl Registry for Embedded {
     }
 
     fn route(&self, topic: &str, reached: SocketAddr) -> Option<RouteData> {
-        let own = self.topics.find(topic);
+        let own = self.topics.find(topic).filter(|_| self.drain.is_routed());
         let mut route = RouteData::default();
         {
             let table = self.table();
             if let Some(mut queues) = own {
+                queues.perm = self.drain.perm(queues.perm);
                 if table.own_wiped {
                     queues.perm &= !PERM_WRITE;
                 }

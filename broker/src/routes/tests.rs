@@ -72,7 +72,9 @@ fn a_lone_broker_answers_as_apache_does() {
     let topics = fixture::FixedTopics([("VecNormal".to_owned(), queues)].into());
     let dir = TempDir::new().unwrap();
     let kv = KvConfig::open(dir.path()).unwrap();
-    let embedded = Embedded::new(OwnBroker::new(&node, port.parse().unwrap()), Arc::new(topics), kv, clock());
+    let own = OwnBroker::new(&node, port.parse().unwrap());
+    let drain = Arc::new(Drain::open(dir.path(), name, clock()).unwrap());
+    let embedded = Embedded::new(own, Arc::new(topics), kv, drain, clock());
     let ours = embedded.route("VecNormal", REACHED).unwrap();
     assert_eq!(json::parse(&ours.to_json()).unwrap(), route);
     assert_eq!(json::parse(&embedded.cluster_info(REACHED).to_json()).unwrap(), cluster);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use gantry_proto::names::{NameError, TopicKind, TopicName};
 use gantry_proto::remoting::body::topic::{DataVersion, TopicConfig, TopicConfigTable};
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::saved::{Next, SaveError};
@@ -161,13 +162,15 @@ pub struct Topics {
     file: File,
     defaults: TopicDefaults,
     clock: Arc<dyn Clock>,
+    /// Counts changes that can be seen.
+    changed: watch::Sender<u64>,
 }
 
 impl Topics {
     /// Reads `topics.json` in `config_dir` and adds the system topics that it lacks.
     pub fn open(config_dir: &Path, defaults: TopicDefaults, clock: Arc<dyn Clock>) -> io::Result<Self> {
         let file = File::open(config_dir, &defaults)?;
-        let topics = Self { file, defaults, clock };
+        let topics = Self { file, defaults, clock, changed: watch::Sender::new(0) };
         topics.add_system_topics().map_err(io::Error::other)?;
         Ok(topics)
     }
@@ -285,6 +288,11 @@ impl Topics {
         self.file.entries.version()
     }
 
+    /// How often topics may have changed since the start, and when they do again.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// All topics as a body, with what the file holds besides.
     pub fn table(&self) -> TopicConfigTable {
         self.file.table(&self.file.entries.all(), self.data_version())
@@ -315,8 +323,11 @@ impl Topics {
         name: &TopicName,
         decide: impl FnOnce(Option<&Arc<Topic>>, usize) -> Result<Next<Topic>, TopicError>,
     ) -> Result<Option<Arc<Topic>>, TopicError> {
-        self.file
+        let result = self
+            .file
             .entries
-            .change(name, self.clock.now(), decide, |all, version| self.file.encode(all, version))
+            .change(name, self.clock.now(), decide, |all, version| self.file.encode(all, version));
+        self.changed.send_modify(|changes| *changes += 1);
+        result
     }
 }

@@ -25,6 +25,7 @@ const MEANT: &[(&str, Fate)] = &[
     ("bindAddress", Fate::Sets("node.bind", same)),
     ("brokerIP1", Fate::Sets("node.advertise", same)),
     ("listenPort", Fate::Sets("ports.broker", same)),
+    ("namesrvAddr", Fate::Sets("node.name_servers", same)),
     ("storePathRootDir", Fate::Sets("store.dir", same)),
     ("flushDiskType", Fate::Sets("store.policy", flush)),
     ("mappedFileSizeCommitLog", Fate::Sets("store.segment_bytes", number)),
@@ -108,7 +109,7 @@ const NO_LITE: &str = "light and lite queues are not available in this version: 
 const OF_THREADS: &str = "it tunes Apache's threads, queues and buffers, which are others here";
 const OF_FILES: &str = "it tunes how Apache's broker writes, maps and flushes files, which is otherwise here";
 const OF_CLEANING: &str = "log files go as soon as they are old enough, at any hour, or the disk too full (diskSpaceCleanForciblyRatio)";
-const OF_NAMES: &str = "Gantry is its own name service: let the clients ask it";
+const OF_NAMES: &str = "how Gantry registers with the name servers of namesrvAddr has no settings";
 const OF_FOLLOWERS: &str = "there are no followers in this version";
 const OF_FILTERS: &str = "SQL92 filters are always on, and need no bitmaps";
 const OF_POP: &str = "pop keeps its state otherwise here";
@@ -122,7 +123,6 @@ const ALWAYS: &str = "Gantry has no switch for it";
 
 /// Keys without an effect here; a `*` stands for anything at one end.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("namesrvAddr", OF_NAMES),
     ("brokerIP2", OF_FOLLOWERS),
     ("haListenPort", OF_FOLLOWERS),
     ("recallMessageEnable", OF_TIMERS),

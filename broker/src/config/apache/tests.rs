@@ -30,7 +30,7 @@ fn refused(text: &str) -> String {
 #[test]
 fn known_keys_set_what_they_set_in_apaches_broker() {
     let text = "brokerClusterName = lab\nbrokerName=broker-b\nbrokerId=0\nlistenPort=20911\nbindAddress=0.0.0.0\n\
-        brokerIP1=192.0.2.7\nstorePathRootDir=/data/store\nstorePathCommitLog=/data/store/commitlog/\n\
+        brokerIP1=192.0.2.7\nnamesrvAddr=ns1:9876;ns2:9876\nstorePathRootDir=/data/store\nstorePathCommitLog=/data/store/commitlog/\n\
         mapedFileSizeCommitLog=67108864\nmappedFileSizeConsumeQueue=300000\nmaxHashSlotNum=1000\nmaxIndexNum=4000\n\
         fileReservedTime=48\nflushDiskType=SYNC_FLUSH\nautoCreateTopicEnable=False\nautoCreateSubscriptionGroup=false\n\
         maxMessageSize=65536\nmessageDelayLevel=1s 1m 1h 1d\ntransactionTimeOut=60000\ntransactionCheckMax=5\n\
@@ -41,6 +41,7 @@ fn known_keys_set_what_they_set_in_apaches_broker() {
     let node = &mut expected.node;
     (node.cluster, node.name) = ("lab".to_owned(), "broker-b".to_owned());
     (node.bind, node.advertise) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), Some("192.0.2.7".to_owned()));
+    node.name_servers = vec!["ns1:9876".to_owned(), "ns2:9876".to_owned()];
     expected.ports.broker = 20911;
     expected.store.dir = PathBuf::from("/data/store");
     (expected.store.segment_bytes, expected.store.queue_file_bytes) = (67_108_864, 300_000);
@@ -104,11 +105,11 @@ fn what_would_mean_something_else_is_refused_with_file_line_and_key() {
 
 #[test]
 fn what_has_no_effect_is_listed_with_its_reason() {
-    let loaded = with("deleteWhen=04\nnamesrvAddr=a:9876\nfileReservedTime=72\n", &[]).expect("it is valid");
+    let loaded = with("deleteWhen=04\nforceRegister=true\nfileReservedTime=72\n", &[]).expect("it is valid");
     let said: Vec<String> = loaded.ignored.iter().map(ToString::to_string).collect();
     let [when, names] = said.as_slice() else { panic!("{said:?}") };
     assert!(when.contains("line 1: deleteWhen is ignored: log files go"), "{when}");
-    assert!(names.contains("line 2: namesrvAddr is ignored: Gantry is its own name service"), "{names}");
+    assert!(names.contains("line 2: forceRegister is ignored: how Gantry registers"), "{names}");
 }
 
 #[test]
