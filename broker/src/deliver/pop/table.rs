@@ -63,7 +63,7 @@ pub enum Judged {
     Held,
     /// The message was acknowledged before, or it is on the way.
     Done,
-    /// The log does not show the pop yet: wait for it.
+    /// The log does not show the pop, or another lease, yet: wait for it.
     Coming,
     /// The message was never popped.
     NotPopped,
@@ -196,6 +196,8 @@ impl Table {
         };
         if let Some(entry) = state.in_flight.get(&offset) {
             return match entry.hand {
+                // The new one's handle may be out already.
+                Hand::Renewing if entry.lease != *lease => Judged::Coming,
                 _ if entry.lease != *lease => Judged::Superseded,
                 Hand::Free => Judged::Held,
                 Hand::Acking => Judged::Done,

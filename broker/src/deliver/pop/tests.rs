@@ -338,6 +338,32 @@ fn a_message_that_was_put_off_has_one_handle() {
 }
 
 #[test]
+fn a_handle_counts_as_soon_as_it_is_out() {
+    let rig = Rig::new();
+    rig.send(0, "one", "t");
+    let given = rig.pop(&orderly(Some("a")));
+    let ack_of = |lease| Ack { key: given[0].key.clone(), lease, offsets: vec![given[0].offset] };
+    let renewal = Renewal {
+        key: given[0].key.clone(),
+        lease: given[0].lease,
+        offset: given[0].offset,
+        invisible_ms: 1000,
+        counted: Counted::Yes,
+    };
+    // The answers can be given, and acknowledged, before the log is applied.
+    let Ok(Renewed::Taken { lease, .. }) = rig.open.pops.renew(&renewal) else { panic!("it holds") };
+    assert!(matches!(rig.open.pops.ack(&[ack_of(lease)]), Ok(Acked::Later(_))));
+    rig.open.store.drive();
+    assert_eq!(rig.ack(&given[0]), Err(Refused::Superseded));
+    rig.clock.advance(10);
+    let again = rig.pop_unsafely(&orderly(Some("a")));
+    assert!(matches!(rig.open.pops.ack(&[ack_of(again[0].lease)]), Ok(Acked::Later(_))));
+    rig.open.store.drive();
+    assert_eq!(rig.ack(&given[0]), Err(Refused::Superseded));
+    assert_eq!(rig.ack(&again[0]), Ok(()));
+}
+
+#[test]
 fn a_message_popped_too_often_is_dead() {
     let mut rig = Rig::new();
     rig.send(0, "bad", "t");
