@@ -7,11 +7,13 @@
 //! - offsets of a queue have no gaps; messages of one producer keep their order in a queue;
 //! - no message is stored twice, also when it was sent again;
 //! - a half message is seen once after its commit was asked for, never before and never after its rollback;
-//! - a committed offset is neither below what was acknowledged nor above what was asked for.
+//! - a committed offset is neither below what was acknowledged nor above what was asked for;
+//! - what groups pop, or refuse, is in [`groups`].
 //!
 //! A send, an end or a commit that was not acknowledged may or may not have happened.
 
 mod audit;
+pub mod groups;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -54,7 +56,8 @@ impl Ident {
         fastrand::Rng::with_seed(seed ^ (u64::from(self.actor) << 48) ^ self.seq.wrapping_mul(0x9E37_79B9))
     }
 
-    fn of(body: &[u8]) -> Option<Self> {
+    /// Who sent this body, if it is one.
+    pub fn of(body: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?;
         let mut parts = text.splitn(3, '.');
         Some(Self { actor: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
@@ -185,6 +188,14 @@ pub struct Counts {
     pub seen: u64,
     /// Messages that a consumer got again after it went back to what its group had committed.
     pub redelivered: u64,
+    /// Messages that groups popped.
+    pub popped: u64,
+    /// Those of them that their group had popped before.
+    pub popped_again: u64,
+    /// Acknowledged ends of popped messages.
+    pub popped_done: u64,
+    /// Dead letters of groups.
+    pub dead: u64,
     /// Contradictions.
     pub violations: u64,
 }
@@ -202,6 +213,10 @@ impl Counts {
             commits: join(self.commits, other.commits),
             seen: join(self.seen, other.seen),
             redelivered: join(self.redelivered, other.redelivered),
+            popped: join(self.popped, other.popped),
+            popped_again: join(self.popped_again, other.popped_again),
+            popped_done: join(self.popped_done, other.popped_done),
+            dead: join(self.dead, other.dead),
             violations: join(self.violations, other.violations),
         }
     }
@@ -223,6 +238,9 @@ struct Model {
     messages: HashMap<Ident, Entry>,
     queues: BTreeMap<MessageQueue, BTreeMap<u64, Ident>>,
     commits: BTreeMap<(String, MessageQueue), Commits>,
+    groups: BTreeMap<&'static str, groups::Standings>,
+    /// Times of the broker's clock cannot be compared.
+    clock_jumps: bool,
     /// Queues with news since the last glance.
     news: BTreeSet<MessageQueue>,
     /// The number of each actor's next message.

@@ -8,4 +8,5 @@ pub mod java;
 pub mod lab;
 pub mod ports;
 pub mod vectors;
+pub mod wire;
 pub mod workload;

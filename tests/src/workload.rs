@@ -3,8 +3,11 @@
 //! Producers send in every way there is, consumers pull, look and commit. An error is a reason to try again,
 //! never to stop. What is sent and decided follows from the seed; when it happens does not.
 
+mod groups;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -81,19 +84,28 @@ struct Shared {
     /// Producers and consumers have connections of their own.
     sending: Client,
     receiving: Client,
+    /// Where members of groups that pop connect.
+    broker: SocketAddr,
     producers_stop: AtomicBool,
     consumers_stop: AtomicBool,
 }
 
 impl Load {
-    /// Starts the actors of a mix. They go on where an earlier load of the same checker ended.
-    pub async fn start(checker: Arc<Checker>, sending: Client, receiving: Client, mix: Mix) -> Self {
+    /// Starts the actors of a mix. They go on where an earlier load of the same checker ended. Producers and consumers
+    /// get a client each; members of groups that pop connect to `broker` themselves.
+    pub async fn start(
+        checker: Arc<Checker>,
+        [sending, receiving]: [Client; 2],
+        broker: SocketAddr,
+        mix: Mix,
+    ) -> Self {
         let enough = checker.counts().sent.saturating_add(mix.messages_max);
         let shared = Arc::new(Shared {
             checker,
             enough,
             sending,
             receiving,
+            broker,
             producers_stop: AtomicBool::new(false),
             consumers_stop: AtomicBool::new(false),
         });
@@ -108,6 +120,7 @@ impl Load {
             producers.spawn(finish(Arc::clone(&shared).delayed(6)));
             producers.spawn(finish(Arc::clone(&shared).timed(7)));
         }
+        producers.spawn(finish(Arc::clone(&shared).handed_out(8)));
         let transactions = shared.transaction_producer().await.expect("a producer of a valid group starts");
         for number in 0..mix.transactions {
             producers.spawn(Arc::clone(&shared).transact(transactions.clone(), TRANSACTIONS + number));
@@ -116,6 +129,7 @@ impl Load {
         for topic in [PIPELINED, BATCHED, DELAYED, TIMED, TRANSACTED] {
             consumers.spawn(Arc::clone(&shared).consume(topic));
         }
+        groups::start(&shared, &mut consumers);
         Self { shared, producers, consumers, _transactions: transactions }
     }
 

@@ -87,7 +87,7 @@ async fn all(stage: &mut Stage, kills: u32) {
         stage.restart();
     }
     load.stop_producers().await;
-    stage.settle().await;
+    stage.settle(&auditing).await;
     load.stop_consumers().await;
     // Once more without load: what was settled stays.
     stage.kill9();

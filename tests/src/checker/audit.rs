@@ -71,8 +71,21 @@ impl Checker {
         }
         self.check_offsets(client).await?;
         self.model().check_owed();
+        self.model().check_groups();
         self.model().check_order();
         Ok(())
+    }
+
+    /// What is left to come, if anything; groups consume on meanwhile.
+    pub async fn waits_for(&self, client: &Client) -> Option<String> {
+        let (owed, owed_to_groups) = (self.owed(), self.owed_to_groups());
+        if owed > 0 || owed_to_groups > 0 {
+            return Some(format!("{owed} messages are owed, {owed_to_groups} to groups"));
+        }
+        match self.behind(client).await {
+            Ok(behind) => behind,
+            Err(error) => Some(format!("the groups' offsets are not known: {error}")),
+        }
     }
 
     fn last(&self, queue: &MessageQueue) -> u64 {
@@ -86,7 +99,7 @@ impl Checker {
             let consumer = client.pull_consumer(&group).start().await?;
             self.check_offset(&consumer, &queue).await?;
         }
-        Ok(())
+        self.check_popped_offsets(client).await
     }
 
     /// Reads `from..to` of a queue; every offset must hold a message. Tells whether it could.

@@ -51,7 +51,7 @@ impl Tally {
         self.violations += outcome.violations.len() as u64;
     }
 
-    fn cells(&self) -> [String; 12] {
+    fn cells(&self) -> [String; 15] {
         let [median, _, longest] = percentiles(&self.ready);
         let counts = &self.counts;
         let millis = |time: Duration| format!("{:.0} ms", time.as_secs_f64() * 1000.0);
@@ -63,6 +63,9 @@ impl Tally {
             counts.commits.to_string(),
             counts.recognised.to_string(),
             counts.redelivered.to_string(),
+            counts.popped.to_string(),
+            counts.popped_again.to_string(),
+            counts.dead.to_string(),
             format!("{} + {}", self.ready.len(), self.starts_killed),
             millis(median),
             millis(longest),
@@ -85,6 +88,10 @@ impl Tally {
             "resent": self.counts.resent,
             "resends_recognised": self.counts.recognised,
             "redelivered": self.counts.redelivered,
+            "popped": self.counts.popped,
+            "popped_again": self.counts.popped_again,
+            "popped_done": self.counts.popped_done,
+            "dead_letters": self.counts.dead,
             "seen": self.counts.seen,
             "starts": self.ready.len(),
             "starts_killed": self.starts_killed,
@@ -96,7 +103,7 @@ impl Tally {
     }
 }
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 15] = [
     "rounds",
     "injections",
     "acknowledged",
@@ -104,6 +111,9 @@ const COLUMNS: [&str; 12] = [
     "offsets committed",
     "resends recognised",
     "redelivered",
+    "popped",
+    "popped again",
+    "dead letters",
     "starts + killed",
     "start, median",
     "start, max",
@@ -216,6 +226,6 @@ mod tests {
         assert!(text.contains("`the command`") && text.contains("- a violation"), "{text}");
         let columns = |line: &str| line.matches('|').count();
         let rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).map(columns).collect();
-        assert_eq!(rows, [14; 5]);
+        assert_eq!(rows, [17; 5]);
     }
 }

@@ -27,7 +27,7 @@ const MEMORY_MAX: u64 = 384 << 20;
 const SOCKETS_SLACK: usize = 6;
 /// Sockets of a broker under the whole load: its own, and those of the load's clients. Not all of them may have
 /// connected when the count is taken before a weather.
-const SOCKETS_OF_LOAD: usize = 22;
+const SOCKETS_OF_LOAD: usize = 32;
 /// How long a broker may take to give up connections and members that are gone: it waits for the idle
 /// timeout, at most twice.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(20);
@@ -48,6 +48,7 @@ pub async fn run(round: &Round, dir: &Path, checker: &Arc<Checker>) -> Outcome {
     if round.pace == Pace::Brief {
         stage.quiet = Duration::from_millis(500);
     }
+    checker.trust_clock(!round.has(Fault::Clock));
     stage.restart();
     let log_before = stage.gantry.log().len();
     let watch = Watch::start(Arc::clone(&stage.pid));
@@ -97,7 +98,7 @@ async fn under_load(stage: &mut Stage, round: &Round, injections: &mut BTreeMap<
     }
     stage.live(&auditing, round.moment_max()).await;
     load.stop_producers().await;
-    stage.settle().await;
+    stage.settle(&auditing).await;
     load.stop_consumers().await;
     // Once more without load: what was settled stays.
     if stage.rng.bool() {
@@ -117,6 +118,7 @@ async fn wire(stage: &mut Stage) -> Arc<Proxy> {
     let ways = [far(stage.gantry.name_server()), far(stage.gantry.broker())];
     let proxy = Proxy::start(&ways).await.expect("the far end of the wire is free");
     stage.name_server = Some(ways[0].0.to_string());
+    stage.broker = Some(ways[1].0);
     Arc::new(proxy)
 }
 

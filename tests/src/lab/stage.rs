@@ -1,5 +1,6 @@
 //! One broker under load, and what is done with it between faults.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub struct Stage {
     pub glances: u32,
     /// Where clients connect, if not to the broker itself.
     pub name_server: Option<String>,
+    /// The same for connections to the broker that clients make by themselves.
+    pub broker: Option<SocketAddr>,
     /// How long a second delivery of what was seen already would take to come.
     pub quiet: Duration,
     /// The broker's process, for those who watch it; 0 while there is none.
@@ -57,6 +60,7 @@ impl Stage {
             starts_killed: 0,
             glances: 0,
             name_server: None,
+            broker: None,
             quiet: Duration::from_secs(2),
             pid: Arc::default(),
         }
@@ -84,7 +88,8 @@ impl Stage {
     /// Starts a load with clients of its own.
     pub async fn load(&self, mix: Mix) -> Load {
         let (sending, receiving) = (self.client().await, self.client().await);
-        Load::start(Arc::clone(&self.checker), sending, receiving, mix).await
+        let broker = self.broker.unwrap_or_else(|| self.gantry.broker());
+        Load::start(Arc::clone(&self.checker), [sending, receiving], broker, mix).await
     }
 
     /// Lets it work for a moment; looks at it meanwhile, as far as there is time.
@@ -131,10 +136,14 @@ impl Stage {
         self.starts_killed += 1;
     }
 
-    /// Waits until everything that is owed was seen.
-    pub async fn settle(&self) {
+    /// Waits until everything that is owed was seen, and groups have nothing before them.
+    pub async fn settle(&self, auditing: &Client) {
         let deadline = Instant::now() + SETTLED_WITHIN;
-        while self.checker.owed() > 0 && Instant::now() < deadline {
+        while let Some(left) = self.checker.waits_for(auditing).await {
+            if Instant::now() >= deadline {
+                self.checker.violation(format!("after {SETTLED_WITHIN:?} without new messages {left}"));
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         // A second commit or delivery of what was seen already would come now.
