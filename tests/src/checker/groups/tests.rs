@@ -3,9 +3,8 @@ use std::time::Duration;
 use gantry_client::proto::ids::{Millis, QueueId};
 use gantry_client::proto::names::BrokerName;
 use gantry_client::proto::receipt::PoppedFrom;
-use gantry_client::{SendReceipt, SendStatus};
 
-use super::super::{Attempt, Kind};
+use super::super::Kind;
 use super::*;
 
 const TOPIC: &str = "T";
@@ -38,15 +37,9 @@ fn checker() -> Checker {
     checker.consumes(&ORDERLY);
     for seq in 0..5 {
         checker.sending(ident(seq), TOPIC, Kind::Serial);
-        let receipt = SendReceipt {
-            status: SendStatus::Ok,
-            message_id: seq.to_string(),
-            queue: queue(),
-            queue_offset: QueueOffset::new(seq),
-            offset_message_id: String::new(),
-            recall_handle: None,
-        };
-        checker.acknowledged(ident(seq), &receipt, Attempt::First);
+        let mut model = checker.model();
+        model.messages.get_mut(&ident(seq)).expect("it was sent").acknowledged = true;
+        model.place(ident(seq), &queue(), seq, "was acknowledged");
     }
     checker
 }
