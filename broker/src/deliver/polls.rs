@@ -1,20 +1,25 @@
-//! Pulls that wait for a message.
+//! Pulls and pops that wait for a message.
 //!
 //! A connection parks a pull here under its queue and goes on; dispatch wakes it when a record arrives
 //! that its filter wants. Being woken means "look again", nothing more: the pull is run again by its
 //! connection. There is no polling, and no timer here: each connection keeps the deadlines of its own.
+//!
+//! Pops of one group *share* what comes: of those that want a message one is woken, the one that waits longest, and no
+//! other while it has room for more. Whoever is woken and leaves something, or cannot go on, passes it on
+//! ([`Polls::pass_on`]). A connection that writes may stand still, so whom it has woken counts for nothing.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use gantry_proto::ids::{PhyOffset, QueueId};
-use gantry_proto::names::TopicName;
+use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::record::RecordView;
 use tokio::sync::Notify;
 
 use super::filter::{Filter, Verdict};
 use crate::store::{ApplyError, Dispatched, Projection, Queue, Save};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Stands for all queues of a topic: whoever waits there is woken by a message of any of them.
 pub const ANY_QUEUE: QueueId = QueueId::new(u32::MAX);
@@ -25,6 +30,8 @@ pub struct Mailbox {
     /// Tokens of the pulls that were woken.
     ready: Mutex<Vec<u32>>,
     notify: Notify,
+    /// Whether the connection may not look for a while.
+    busy: AtomicBool,
 }
 
 impl Mailbox {
@@ -32,6 +39,16 @@ impl Mailbox {
     pub fn wake(&self, token: u32) {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(token);
         self.notify.notify_one();
+    }
+
+    /// Says that the connection may not look for a while. Tokens that are there then must be passed on.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::SeqCst);
+    }
+
+    /// Tokens of the pulls that were woken and not looked at.
+    pub fn waiting(&self) -> Vec<u32> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts back tokens that were taken, to be looked at later.
@@ -60,11 +77,97 @@ impl Mailbox {
 /// that whoever would have to look is woken, and looks on the lane of its own connection.
 const BATCH_STEPS_MAX: usize = 1 << 20;
 
+/// For whom somebody waits.
+#[derive(Clone, Debug)]
+pub enum Party {
+    /// For itself: each is woken.
+    Alone,
+    /// For itself, and for what its group could pop.
+    Asker(GroupName),
+    /// For a group whose members share the messages.
+    Group(Share),
+}
+
+/// What a pop of a group takes when it is woken.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// The group.
+    pub group: GroupName,
+    /// Messages, at the most.
+    pub messages: usize,
+    /// Whether others of the group want other messages: then what one leaves may be for any of them.
+    pub mixed: bool,
+}
+
 #[derive(Debug)]
 struct Waiter {
     mailbox: Arc<Mailbox>,
     token: u32,
     filter: Filter,
+    /// The group whose pops it asks about.
+    asks_for: Option<GroupName>,
+}
+
+impl Waiter {
+    /// Wakes it. Returns whether it looks at once, as far as can be told.
+    fn wake(&self) -> bool {
+        self.mailbox.wake(self.token);
+        // After the token is there: the connection says that it is busy first, and looks for tokens then.
+        !self.mailbox.busy.load(Ordering::SeqCst)
+    }
+}
+
+/// Those that share, of one group at one queue, in the order in which they came.
+#[derive(Debug, Default)]
+struct Sharers {
+    waiters: BTreeMap<u64, (Waiter, Share)>,
+    /// How many of them are mixed.
+    mixed: usize,
+}
+
+impl Sharers {
+    fn remove(&mut self, seat: u64) -> Option<Waiter> {
+        let (waiter, share) = self.waiters.remove(&seat)?;
+        self.mixed -= usize::from(share.mixed);
+        Some(waiter)
+    }
+}
+
+/// Who waits at one queue.
+#[derive(Debug, Default)]
+struct Waiting {
+    alone: Vec<Waiter>,
+    groups: HashMap<GroupName, Sharers>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.alone.is_empty() && self.groups.is_empty()
+    }
+}
+
+/// What pops that were woken for one run of records still have room for.
+#[derive(Debug)]
+struct Room {
+    /// Where they wait.
+    key: Key,
+    group: GroupName,
+    filter: Filter,
+    messages: usize,
+}
+
+/// What left the table at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gone {
+    waiters: usize,
+    choosy: usize,
+}
+
+impl Gone {
+    fn add(&mut self, waiter: &Waiter) {
+        self.waiters += 1;
+        self.choosy += usize::from(waiter.filter.looks_at_properties());
+    }
 }
 
 type Key = (TopicName, QueueId);
@@ -80,7 +183,9 @@ pub struct PollsFull {
 /// All parked pulls.
 #[derive(Debug)]
 pub struct Polls {
-    table: DashMap<Key, Vec<Waiter>>,
+    table: DashMap<Key, Waiting>,
+    /// Numbers those that share.
+    seats: AtomicU64,
     waiting: AtomicUsize,
     /// Those of them whose filter looks at properties.
     choosy: AtomicUsize,
@@ -92,12 +197,15 @@ pub struct Polls {
 pub struct Place {
     key: Key,
     token: u32,
+    /// The group and the number of one that shares.
+    seat: Option<(GroupName, u64)>,
 }
 
 impl Polls {
     /// Room for `max` waiting pulls.
     pub fn new(max: usize) -> Self {
-        Self { table: DashMap::new(), waiting: AtomicUsize::new(0), choosy: AtomicUsize::new(0), max }
+        let (waiting, choosy) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { table: DashMap::new(), seats: AtomicU64::new(0), waiting, choosy, max }
     }
 
     /// Pulls that wait.
@@ -119,7 +227,7 @@ impl Polls {
         mailbox: &Arc<Mailbox>,
         token: u32,
     ) -> Result<Place, PollsFull> {
-        self.park_at((queue.topic().clone(), queue.id()), filter, mailbox, token)
+        self.park_at((queue.topic().clone(), queue.id()), filter, Party::Alone, (mailbox, token))
     }
 
     /// The same at a queue that need not be there yet, or at [`ANY_QUEUE`].
@@ -127,8 +235,8 @@ impl Polls {
         &self,
         key: (TopicName, QueueId),
         filter: &Filter,
-        mailbox: &Arc<Mailbox>,
-        token: u32,
+        party: Party,
+        (mailbox, token): (&Arc<Mailbox>, u32),
     ) -> Result<Place, PollsFull> {
         if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.max {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -137,33 +245,74 @@ impl Polls {
         if filter.looks_at_properties() {
             self.choosy.fetch_add(1, Ordering::SeqCst);
         }
-        let waiter = Waiter { mailbox: Arc::clone(mailbox), token, filter: filter.clone() };
-        self.table.entry(key.clone()).or_default().push(waiter);
-        Ok(Place { key, token })
-    }
-
-    /// Gives a place up; it may have been woken meanwhile.
-    pub fn leave(&self, place: &Place, mailbox: &Arc<Mailbox>) {
-        self.drop_waiters(&place.key, |waiter| {
-            waiter.token == place.token && Arc::ptr_eq(&waiter.mailbox, mailbox)
-        });
-    }
-
-    /// Wakes whoever waits at a queue for a message with this tags code, whatever its properties are.
-    fn wake(&self, key: &Key, tags_code: i64) {
-        let mut wake = |waiter: &Waiter| {
-            let wanted = waiter.filter.by_entry(tags_code) == Verdict::Wanted;
-            if wanted {
-                waiter.mailbox.wake(waiter.token);
+        let asks_for = if let Party::Asker(group) = &party { Some(group.clone()) } else { None };
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), token, filter: filter.clone(), asks_for };
+        let mut waiting = self.table.entry(key.clone()).or_default();
+        let seat = match party {
+            Party::Alone | Party::Asker(_) => {
+                waiting.alone.push(waiter);
+                None
             }
-            wanted
+            Party::Group(share) => {
+                let (group, seat) = (share.group.clone(), self.seats.fetch_add(1, Ordering::Relaxed));
+                let sharers = waiting.groups.entry(group.clone()).or_default();
+                sharers.mixed += usize::from(share.mixed);
+                sharers.waiters.insert(seat, (waiter, share));
+                Some((group, seat))
+            }
         };
-        self.drop_waiters(key, &mut wake);
-        self.drop_waiters(&(key.0.clone(), ANY_QUEUE), &mut wake);
+        Ok(Place { key, token, seat })
     }
 
-    /// Takes out whoever waits at a queue for a message with these properties, and puts down whom to wake. Without
-    /// `steps` left everybody whose filter would have to look at them is woken.
+    /// Gives a place up; returns whether it was woken before.
+    pub fn leave(&self, place: &Place, mailbox: &Arc<Mailbox>) -> bool {
+        self.change(&place.key, |waiting, gone| {
+            if let Some((group, seat)) = &place.seat {
+                let Some(sharers) = waiting.groups.get_mut(group) else { return };
+                sharers.remove(*seat).iter().for_each(|waiter| gone.add(waiter));
+                if sharers.waiters.is_empty() {
+                    waiting.groups.remove(group);
+                }
+                return;
+            }
+            let at = |waiter: &Waiter| waiter.token == place.token && Arc::ptr_eq(&waiter.mailbox, mailbox);
+            if let Some(at) = waiting.alone.iter().position(at) {
+                gone.add(&waiting.alone.remove(at));
+            }
+        }) == 0
+    }
+
+    /// Wakes whoever waits at a queue for messages with this tags code, whatever their properties are; of those that
+    /// share as many as so many messages take. `rooms` is what those that were woken before have room for.
+    fn wake(&self, key: &Key, (tags_code, count): (i64, usize), rooms: &mut Vec<Room>) {
+        let mut needs: Vec<(GroupName, usize)> = Vec::new();
+        for place in [key.clone(), (key.0.clone(), ANY_QUEUE)] {
+            self.change(&place, |waiting, gone| {
+                waiting.alone.retain(|waiter| {
+                    let wanted = waiter.filter.by_entry(tags_code) == Verdict::Wanted;
+                    if wanted {
+                        waiter.mailbox.wake(waiter.token);
+                        gone.add(waiter);
+                    }
+                    !wanted
+                });
+                for (group, sharers) in &mut waiting.groups {
+                    let known = needs.iter().position(|(known, _)| known == group);
+                    let at = known.unwrap_or_else(|| {
+                        needs.push((group.clone(), left_for(rooms, key, group, (tags_code, count))));
+                        needs.len() - 1
+                    });
+                    let Some((_, need)) = needs.get_mut(at) else { continue };
+                    wake_some(sharers, (&place, tags_code), need, rooms, gone);
+                }
+                waiting.groups.retain(|_, sharers| !sharers.waiters.is_empty());
+            });
+        }
+    }
+
+    /// Takes out whoever waits at a queue for a message with these properties, and puts down whom to wake: of those
+    /// that share the first one of each group. Without `steps` left everybody whose filter would have to look at them is
+    /// woken.
     fn choose(
         &self,
         key: &Key,
@@ -172,7 +321,7 @@ impl Polls {
         woken: &mut Vec<(Arc<Mailbox>, u32)>,
     ) {
         let properties = view.properties();
-        self.drop_waiters(key, |waiter| {
+        let mut is_wanted = |waiter: &Waiter| {
             if !waiter.filter.looks_at_properties() || waiter.filter.by_entry(tags_code) != Verdict::Open {
                 return false;
             }
@@ -183,22 +332,99 @@ impl Polls {
                 woken.push((Arc::clone(&waiter.mailbox), waiter.token));
             }
             wanted
+        };
+        self.change(key, |waiting, gone| {
+            waiting.alone.retain(|waiter| {
+                let wanted = is_wanted(waiter);
+                if wanted {
+                    gone.add(waiter);
+                }
+                !wanted
+            });
+            for sharers in waiting.groups.values_mut() {
+                let mut chosen = Vec::new();
+                for (seat, (waiter, _)) in &sharers.waiters {
+                    let wanted = is_wanted(waiter);
+                    if wanted {
+                        chosen.push(*seat);
+                    }
+                    if wanted && !waiter.mailbox.busy.load(Ordering::SeqCst) {
+                        break;
+                    }
+                }
+                let removed = chosen.into_iter().filter_map(|seat| sharers.remove(seat));
+                removed.for_each(|waiter| gone.add(&waiter));
+            }
+            waiting.groups.retain(|_, sharers| !sharers.waiters.is_empty());
         });
     }
 
     /// Wakes everybody who waits at a queue: something other than a message changed.
     pub fn wake_all(&self, queue: &(TopicName, QueueId)) {
-        let mut wake = |waiter: &Waiter| {
-            waiter.mailbox.wake(waiter.token);
-            true
-        };
-        self.drop_waiters(queue, &mut wake);
-        self.drop_waiters(&(queue.0.clone(), ANY_QUEUE), &mut wake);
+        for place in [queue.clone(), (queue.0.clone(), ANY_QUEUE)] {
+            self.change(&place, |waiting, gone| {
+                let sharers = std::mem::take(&mut waiting.groups).into_values();
+                let shared = sharers.flat_map(|sharers| sharers.waiters.into_values());
+                let all =
+                    std::mem::take(&mut waiting.alone).into_iter().chain(shared.map(|(waiter, _)| waiter));
+                for waiter in all {
+                    waiter.wake();
+                    gone.add(&waiter);
+                }
+            });
+        }
     }
 
-    /// Requests that wait at a queue, or at [`ANY_QUEUE`].
-    pub fn waiting_at(&self, key: &(TopicName, QueueId)) -> usize {
-        self.table.get(key).map_or(0, |waiters| waiters.len())
+    /// Wakes the next one of a group that waits at a place, and all of those beside that want other messages than others
+    /// do: one of them was woken and has left something, or there is something other than a new message.
+    pub fn pass_on(&self, place: &(TopicName, QueueId), group: &GroupName) {
+        self.wake_of(place, group, |share| !share.mixed);
+    }
+
+    /// Wakes all of a group that wait at a place.
+    pub fn wake_group(&self, place: &(TopicName, QueueId), group: &GroupName) {
+        self.wake_of(place, group, |_| false);
+    }
+
+    /// Wakes all of a group up to the first one that is `enough`, and the mixed ones behind it.
+    fn wake_of(&self, place: &Key, group: &GroupName, is_enough: impl Fn(&Share) -> bool) {
+        if self.is_empty() {
+            return;
+        }
+        self.change(place, |waiting, gone| {
+            waiting.alone.retain(|waiter| {
+                let asks = waiter.asks_for.as_ref() == Some(group);
+                if asks {
+                    waiter.wake();
+                    gone.add(waiter);
+                }
+                !asks
+            });
+            let Some(sharers) = waiting.groups.get_mut(group) else { return };
+            let (mut chosen, mut mixed, mut enough) = (Vec::new(), sharers.mixed, false);
+            for (seat, (waiter, share)) in &sharers.waiters {
+                if enough && mixed == 0 {
+                    break;
+                }
+                mixed -= usize::from(share.mixed);
+                if !enough || share.mixed {
+                    let looks = waiter.wake();
+                    enough |= looks && is_enough(share);
+                    chosen.push(*seat);
+                }
+            }
+            let removed = chosen.into_iter().filter_map(|seat| sharers.remove(seat));
+            removed.for_each(|waiter| gone.add(&waiter));
+            if sharers.waiters.is_empty() {
+                waiting.groups.remove(group);
+            }
+        });
+    }
+
+    /// Pops of a group that wait at a queue, or at [`ANY_QUEUE`].
+    pub fn waiting_at(&self, key: &(TopicName, QueueId), group: &GroupName) -> usize {
+        let waiting = self.table.get(key);
+        waiting.and_then(|waiting| Some(waiting.groups.get(group)?.waiters.len())).unwrap_or(0)
     }
 
     /// Wakes everybody who waits at one of the first queues of a topic.
@@ -208,24 +434,21 @@ impl Polls {
         }
     }
 
-    fn drop_waiters(&self, key: &Key, mut gone: impl FnMut(&Waiter) -> bool) {
-        let Some(mut waiters) = self.table.get_mut(key) else { return };
-        let before = waiters.len();
-        let mut choosy = 0;
-        waiters.retain(|waiter| {
-            let gone = gone(waiter);
-            choosy += usize::from(gone && waiter.filter.looks_at_properties());
-            !gone
-        });
-        let left = waiters.len();
-        drop(waiters);
-        self.waiting.fetch_sub(before - left, Ordering::SeqCst);
-        if choosy > 0 {
-            self.choosy.fetch_sub(choosy, Ordering::SeqCst);
+    /// Takes some out of those that wait at a place; returns how many.
+    fn change(&self, key: &Key, take: impl FnOnce(&mut Waiting, &mut Gone)) -> usize {
+        let Some(mut waiting) = self.table.get_mut(key) else { return 0 };
+        let mut gone = Gone::default();
+        take(&mut waiting, &mut gone);
+        let is_empty = waiting.is_empty();
+        drop(waiting);
+        self.waiting.fetch_sub(gone.waiters, Ordering::SeqCst);
+        if gone.choosy > 0 {
+            self.choosy.fetch_sub(gone.choosy, Ordering::SeqCst);
         }
-        if left == 0 {
-            self.table.remove_if(key, |_, waiters| waiters.is_empty());
+        if is_empty {
+            self.table.remove_if(key, |_, waiting| waiting.is_empty());
         }
+        gone.waiters
     }
 
     /// The projection that wakes them.
@@ -233,16 +456,66 @@ impl Polls {
         Box::new(PollsProjection {
             polls: Arc::clone(self),
             arrived: Vec::new(),
+            rooms: Vec::new(),
             chosen: Vec::new(),
             steps: BATCH_STEPS_MAX,
         })
     }
 }
 
+/// How many of so many messages of a queue are left when those that were woken before have taken what they have room
+/// for.
+fn left_for(rooms: &mut Vec<Room>, key: &Key, group: &GroupName, (tags_code, count): (i64, usize)) -> usize {
+    let mut left = count;
+    for room in rooms.iter_mut().filter(|room| room.group == *group) {
+        let is_there = room.key.0 == key.0 && (room.key.1 == key.1 || room.key.1 == ANY_QUEUE);
+        if is_there && room.filter.by_entry(tags_code) == Verdict::Wanted {
+            let taken = room.messages.min(left);
+            room.messages -= taken;
+            left -= taken;
+        }
+    }
+    rooms.retain(|room| room.messages > 0);
+    left
+}
+
+/// Wakes the first of those that share, until `need` messages have found somebody.
+fn wake_some(
+    sharers: &mut Sharers,
+    (place, tags_code): (&Key, i64),
+    need: &mut usize,
+    rooms: &mut Vec<Room>,
+    gone: &mut Gone,
+) {
+    let mut chosen = Vec::new();
+    for (seat, (waiter, share)) in &sharers.waiters {
+        if *need == 0 {
+            break;
+        }
+        if waiter.filter.by_entry(tags_code) != Verdict::Wanted {
+            continue;
+        }
+        chosen.push(*seat);
+        if !waiter.wake() {
+            continue;
+        }
+        let taken = share.messages.min(*need);
+        *need -= taken;
+        if share.messages > taken {
+            let (key, group, filter) = (place.clone(), share.group.clone(), waiter.filter.clone());
+            rooms.push(Room { key, group, filter, messages: share.messages - taken });
+        }
+    }
+    let removed = chosen.into_iter().filter_map(|seat| sharers.remove(seat));
+    removed.for_each(|waiter| gone.add(&waiter));
+}
+
 struct PollsProjection {
     polls: Arc<Polls>,
-    /// Queue and tags code of what came since the last wake-up, without repetitions in a row.
-    arrived: Vec<(Arc<Queue>, i64)>,
+    /// Queue and tags code of what came since the last wake-up, and how many in a row.
+    arrived: Vec<(Arc<Queue>, i64, usize)>,
+    /// Used for one wake-up after the other.
+    rooms: Vec<Room>,
     /// Whom properties of what came since then wake.
     chosen: Vec<(Arc<Mailbox>, u32)>,
     /// Steps that filters may still take before the next wake-up.
@@ -273,10 +546,9 @@ impl Projection for PollsProjection {
                 self.polls.choose(&key, (code, &record.view), &mut self.steps, &mut self.chosen);
             }
         }
-        let repeated =
-            self.arrived.last().is_some_and(|(last, tags)| Arc::ptr_eq(last, queue) && *tags == code);
-        if !repeated {
-            self.arrived.push((Arc::clone(queue), code));
+        match self.arrived.last_mut() {
+            Some((last, tags, count)) if Arc::ptr_eq(last, queue) && *tags == code => *count += 1,
+            _ => self.arrived.push((Arc::clone(queue), code, 1)),
         }
         Ok(())
     }
@@ -294,8 +566,10 @@ impl Projection for PollsProjection {
         for (mailbox, token) in self.chosen.drain(..) {
             mailbox.wake(token);
         }
-        for (queue, tags_code) in self.arrived.drain(..) {
-            self.polls.wake(&(queue.topic().clone(), queue.id()), tags_code);
+        for (queue, tags_code, count) in self.arrived.drain(..) {
+            let key = (queue.topic().clone(), queue.id());
+            self.polls.wake(&key, (tags_code, count), &mut self.rooms);
         }
+        self.rooms.clear();
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use gantry_proto::ids::QueueId;
-use gantry_proto::names::TopicName;
+use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::sql::Sql;
 use tempfile::TempDir;
 
 use super::filter::Filter;
-use super::polls::{Mailbox, Place, Polls};
+use super::polls::{ANY_QUEUE, Mailbox, Party, Place, Polls, Share};
 use crate::fixture;
 use crate::store::{Queue, Store};
 
@@ -33,9 +33,20 @@ impl World {
         self.polls.park(&self.queue, filter, &self.mailbox, token).expect("there is room")
     }
 
+    /// A pop of a group for so many messages, at any queue.
+    fn share(&self, token: u32, group: &str, filter: &Filter, messages: usize) -> Place {
+        let party = Party::Group(Share { group: GroupName::internal(group), messages, mixed: false });
+        let key = (TopicName::internal("T"), ANY_QUEUE);
+        self.polls.park_at(key, filter, party, (&self.mailbox, token)).expect("there is room")
+    }
+
     /// Stores a message, and gives the tokens of whom it woke.
     async fn woken_by(&self, properties: &str) -> Vec<u32> {
-        fixture::send_with(&self.store, "T", 0, (properties.as_bytes(), b"body"), 1).await;
+        self.woken_by_many(properties, 1).await
+    }
+
+    async fn woken_by_many(&self, properties: &str, count: usize) -> Vec<u32> {
+        fixture::send_with(&self.store, "T", 0, (properties.as_bytes(), b"body"), count).await;
         let mut woken = self.mailbox.take();
         woken.sort_unstable();
         woken
@@ -93,4 +104,97 @@ async fn filters_that_cost_too_much_for_one_batch_are_looked_at_by_their_own_con
     let woken = world.woken_by(&long).await;
     assert!(!woken.is_empty() && woken.len() < 10, "{woken:?}");
     assert_eq!(world.woken_by("a\u{1}y\u{2}").await, Vec::<u32>::new(), "the next batch has its own steps");
+}
+
+#[tokio::test]
+async fn of_a_group_as_many_wake_as_there_is_work_for_and_in_their_turn() {
+    let world = World::new();
+    for token in 0..1000 {
+        world.share(token, if token % 2 == 0 { "even" } else { "odd" }, &Filter::All, 2);
+    }
+    // One of each group for one message, and the next ones for the next.
+    assert_eq!(world.woken_by("").await, [0, 1]);
+    assert_eq!(world.woken_by("").await, [2, 3]);
+    let mut woken = Vec::new();
+    for _ in 0..100 {
+        woken.extend(world.woken_by("").await);
+    }
+    assert_eq!(woken, (4..204).collect::<Vec<_>>());
+    assert_eq!(world.polls.len(), 1000 - 204);
+}
+
+#[tokio::test]
+async fn a_pop_that_was_woken_has_room_for_several() {
+    let world = World::new();
+    for token in 0..10 {
+        world.share(token, "g", &Filter::All, 2);
+    }
+    // In one batch or in several: five messages need three of them at the least.
+    let woken = world.woken_by_many("", 5).await;
+    assert!((3..=5).contains(&woken.len()), "{woken:?}");
+    assert_eq!(woken, (0..).take(woken.len()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_group_is_woken_where_its_filters_match() {
+    let world = World::new();
+    world.share(1, "g", &tags("A"), 32);
+    world.share(2, "g", &tags("B"), 32);
+    world.share(3, "g", &tags("B"), 32);
+    world.share(4, "g", &sql("a > 5"), 32);
+    world.share(5, "g", &sql("a > 5"), 32);
+    assert_eq!(world.woken_by("TAGS\u{1}C\u{2}").await, Vec::<u32>::new());
+    assert_eq!(world.woken_by("TAGS\u{1}B\u{2}").await, [2]);
+    assert_eq!(world.woken_by("a\u{1}7\u{2}").await, [4]);
+    assert_eq!(world.woken_by("TAGS\u{1}B\u{2}a\u{1}7\u{2}").await, [3, 5]);
+    assert_eq!(world.polls.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_connection_that_writes_was_woken_for_counts_for_nothing() {
+    let world = World::new();
+    let slow = Arc::new(Mailbox::default());
+    let share = Share { group: GroupName::internal("g"), messages: 32, mixed: false };
+    let key = (TopicName::internal("T"), ANY_QUEUE);
+    world.polls.park_at(key, &Filter::All, Party::Group(share), (&slow, 1)).expect("there is room");
+    world.share(2, "g", &Filter::All, 32);
+    world.share(3, "g", &Filter::All, 32);
+    slow.set_busy(true);
+    assert_eq!(world.woken_by("").await, [2]);
+    assert_eq!((slow.waiting(), slow.take()), (vec![1], vec![1]));
+}
+
+#[test]
+fn work_is_passed_on_to_the_next_one_or_to_all_who_want_something_else() {
+    let world = World::new();
+    let group = GroupName::internal("g");
+    let key = (TopicName::internal("T"), ANY_QUEUE);
+    let mixed = |token| {
+        let share = Share { group: group.clone(), messages: 1, mixed: true };
+        let party = Party::Group(share);
+        world
+            .polls
+            .park_at(key.clone(), &Filter::All, party, (&world.mailbox, token))
+            .expect("there is room");
+    };
+    let asker = Party::Asker(group.clone());
+    let place = world.share(1, "g", &Filter::All, 1);
+    world.share(2, "g", &Filter::All, 1);
+    world.share(3, "other", &Filter::All, 1);
+    world.polls.park_at(key.clone(), &Filter::All, asker, (&world.mailbox, 4)).expect("there is room");
+    world.polls.pass_on(&key, &group);
+    assert_eq!(world.mailbox.take(), [4, 1], "who asks takes nothing");
+    assert!(world.polls.leave(&place, &world.mailbox), "it was woken");
+    mixed(5);
+    mixed(6);
+    world.polls.pass_on(&key, &group);
+    assert_eq!(world.mailbox.take(), [2, 5, 6]);
+    world.polls.pass_on(&key, &group);
+    assert_eq!((world.mailbox.take(), world.polls.len()), (vec![], 1));
+    assert_eq!(
+        (world.polls.waiting_at(&key, &group), world.polls.waiting_at(&key, &GroupName::internal("other"))),
+        (0, 1)
+    );
+    let place = world.share(7, "g", &Filter::All, 1);
+    assert!(!world.polls.leave(&place, &world.mailbox), "nobody woke it");
 }

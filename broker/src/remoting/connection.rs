@@ -201,7 +201,9 @@ impl Connection {
             self.release_held();
             if !self.out.is_empty() {
                 self.share.set(self.out.capacity());
+                self.parked_pops.is_busy(&self.services, &self.inbox.mailbox);
                 let closed = write_out(stream, &self.out, idle, stop).await;
+                self.inbox.mailbox.set_busy(false);
                 self.out.clear(); // also when it failed: some of it may have been written
                 closed?;
                 self.out.shrink_to(self.share.keep());
@@ -515,7 +517,7 @@ impl Connection {
     /// Gives up the parked pulls.
     fn leave_polls(&mut self) {
         self.parked.clear(&self.services.polls, &self.inbox.mailbox);
-        self.parked_pops.clear(&self.services.polls, &self.inbox.mailbox);
+        self.parked_pops.clear(&self.services, &self.inbox.mailbox);
     }
 
     /// Parks a pull, or gives it back when there is no room.

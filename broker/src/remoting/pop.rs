@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_proto::ids::{Millis, QueueId};
-use gantry_proto::names::TopicName;
 use gantry_proto::receipt::PopInfo;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, Serialize};
@@ -21,7 +20,7 @@ use super::connection::Connection;
 use super::context::{Reply, Services, settle, short};
 use super::refusal;
 use crate::deliver::filter::Filter;
-use crate::deliver::polls::{ANY_QUEUE, Mailbox, Place, Polls, PollsFull};
+use crate::deliver::polls::{ANY_QUEUE, Mailbox, Party, Place, Polls, PollsFull, Share};
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
 use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
 use crate::groups::Reading;
@@ -84,11 +83,18 @@ impl ParkedPops {
             Wanted::All(_) => ANY_QUEUE,
         };
         let retry = request.retry_topic().ok().flatten();
-        let everything = Filter::All;
-        let retry = retry.map(|retry| ((retry, ANY_QUEUE), &everything));
+        let party = match parked.asks {
+            Asks::Messages => Party::Group(Share {
+                group: request.group.clone(),
+                messages: request.messages_max,
+                mixed: request.others.is_some(),
+            }),
+            Asks::Whether => Party::Asker(request.group.clone()),
+        };
+        let retry = request.retry_topic().ok().flatten().map(|retry| (retry, ANY_QUEUE));
         let mut places = Vec::with_capacity(2);
-        for (key, filter) in std::iter::once(((request.topic.clone(), id), &request.filter)).chain(retry) {
-            match polls.park_at(key, filter, mailbox, token) {
+        for key in std::iter::once((request.topic.clone(), id)).chain(retry) {
+            match polls.park_at(key, &request.filter, party.clone(), (mailbox, token)) {
                 Ok(place) => places.push(place),
                 Err(full) => {
                     leave(&places, polls, mailbox);
@@ -124,18 +130,32 @@ impl ParkedPops {
     }
 
     /// Gives up all places.
-    pub(super) fn clear(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>) {
+    pub(super) fn clear(&mut self, services: &Services, mailbox: &Arc<Mailbox>) {
         self.deadlines.clear();
-        for (_, (places, _)) in self.pops.drain() {
-            leave(&places, polls, mailbox);
+        for (_, (places, parked)) in self.pops.drain() {
+            if leave(&places, &services.polls, mailbox) {
+                services.pops.pass_on(&parked.request);
+            }
+        }
+    }
+
+    /// The connection is about to write, which may take long: what its pops were woken for is passed on.
+    pub(super) fn is_busy(&self, services: &Services, mailbox: &Mailbox) {
+        if self.pops.is_empty() {
+            return;
+        }
+        mailbox.set_busy(true);
+        for token in mailbox.waiting() {
+            if let Some((_, parked)) = self.pops.get(&token) {
+                services.pops.pass_on(&parked.request);
+            }
         }
     }
 }
 
-fn leave(places: &[Place], polls: &Polls, mailbox: &Arc<Mailbox>) {
-    for place in places {
-        polls.leave(place, mailbox);
-    }
+/// Gives places up; returns whether the request was woken at one of them.
+fn leave(places: &[Place], polls: &Polls, mailbox: &Arc<Mailbox>) -> bool {
+    places.iter().fold(false, |woken, place| woken | polls.leave(place, mailbox))
 }
 
 type Refusal = (ResponseCode, String);
@@ -358,7 +378,13 @@ fn pop(connection: &mut Connection, parked: Parked, seen: Seen) {
     // A pop that finds nothing may have logged how far it looked.
     connection.appended = true;
     match popped {
-        Ok(Outcome::Found(found)) => give(connection, &parked, found),
+        Ok(Outcome::Found(found)) => {
+            let more = found.more;
+            give(connection, &parked, found);
+            if more {
+                connection.services.pops.pass_on(&parked.request);
+            }
+        }
         Ok(Outcome::Nothing { rest }) => {
             wait(connection, parked, rest, seen);
         }
@@ -368,6 +394,8 @@ fn pop(connection: &mut Connection, parked: Parked, seen: Seen) {
             }
         }
         Err(error) => {
+            // Each that waits is told.
+            connection.services.pops.pass_on(&parked.request);
             let head = Head::reply(refusal::pop(&error).code(), parked.opaque);
             let why = super::context::chain(&error);
             connection.answer(parked.serialize, &head.remark(&why), &PopMessageResponse::default(), &[]);
@@ -408,7 +436,12 @@ fn wait(connection: &mut Connection, parked: Parked, rest: u64, seen: Seen) -> O
 
 /// A parked pop was woken, or its time is over: looks again.
 pub(super) fn resume(connection: &mut Connection, parked: Parked) {
+    let was_alike = parked.request.others.is_none();
     let parked = parked.with_others(&connection.services);
+    if was_alike && parked.request.others.is_some() {
+        // It may have been woken for what is another's.
+        connection.services.pops.wake_group(&parked.request);
+    }
     work_on(connection, parked);
     connection.services.store.drive();
 }
@@ -494,14 +527,14 @@ pub(super) fn peek(services: &Services, request: &OwnedCommand) -> Reply {
     })
 }
 
-/// Code 200055: how many pops wait at a queue, or at all queues of the topic.
+/// Code 200055: how many pops of the group wait at a queue, or at all queues of the topic.
 pub(super) fn polling_info(services: &Services, request: &OwnedCommand) -> Reply {
     settle(|| {
         let header: PollingInfoHeader<'_> = request.header()?;
         let subject = (header.consumer_group, header.topic, header.queue_id);
-        subject_of(services, subject).map_err(|(code, why)| Reply::refused(code, why))?;
+        let subject = subject_of(services, subject).map_err(|(code, why)| Reply::refused(code, why))?;
         let queue = QueueId::from_wire(header.queue_id).unwrap_or(ANY_QUEUE);
-        let waiting = services.polls.waiting_at(&(TopicName::internal(header.topic), queue));
+        let waiting = services.polls.waiting_at(&(subject.topic, queue), &subject.group);
         let polling_num = i32::try_from(waiting).unwrap_or(i32::MAX);
         Ok(Reply::header(&PollingInfoResponse { polling_num }))
     })

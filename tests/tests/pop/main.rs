@@ -220,7 +220,7 @@ fn a_pop_that_waits_gets_what_comes() {
         let reply = wire.request(RequestCode::PollingInfo, &header, b"");
         expect_done(&reply);
         let waiting: PollingInfoResponse = reply.header().expect("a number");
-        if waiting.polling_num == 2 {
+        if waiting.polling_num == 1 {
             break;
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::table::Table;
 use super::{record, snapshot};
-use crate::deliver::polls::Polls;
+use crate::deliver::polls::{ANY_QUEUE, Polls};
 use crate::groups::offsets::Key;
 use crate::metrics::Metrics;
 use crate::state::{self, StateKind};
@@ -39,10 +39,12 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A queue may have something for a pop that found nothing: whoever waits looks again.
+    /// A queue may have something for a pop that found nothing: one that waits looks again.
     pub(super) fn stir(&self, polls: &Polls, key: &Key) {
         self.stirs.fetch_add(1, Ordering::SeqCst);
-        polls.wake_all(&(key.topic.clone(), key.queue));
+        for queue in [key.queue, ANY_QUEUE] {
+            polls.pass_on(&(key.topic.clone(), queue), &key.group);
+        }
     }
 
     /// How far the log has been applied.

@@ -88,6 +88,8 @@ pub(super) struct Plan {
     pub(super) rest: u64,
     /// A queue has more than was looked at.
     pub(super) is_cut: bool,
+    /// A queue has messages that another pop might take at once.
+    pub(super) more: bool,
     /// A queue has messages that were not taken for want of room: so many are in flight, and so many may be.
     pub(super) full: Option<(usize, usize)>,
 }
@@ -249,11 +251,16 @@ impl Pops {
         let is_blocked = pick.view.as_ref().is_some_and(|view| view.blocked);
         if !is_blocked {
             let mut judge = Judge::new(request, from, pick.view.as_ref());
-            if pick_again(request, &mut pick, plan) && self.pick_left(&mut judge, &mut pick, plan) {
+            let is_through =
+                pick_again(request, &mut pick, plan) && self.pick_left(&mut judge, &mut pick, plan);
+            if is_through {
                 let on_its_way = load.in_flight + load.left;
                 let rooms = [(remembered, self.with.in_flight_max), (on_its_way, QUEUE_MAX)];
                 self.pick_new(&mut judge, &mut pick, (rooms, LEFT_MAX.saturating_sub(load.left)), plan);
             }
+            // What is taken in order keeps the rest back until the log shows it.
+            let is_open = !request.delivery.is_ordered() || pick.picked.is_empty();
+            plan.more |= is_open && (!is_through || pick.next < max);
         }
         plan.rest += max.since(pick.next) + load.left.saturating_sub(pick.were_left) as u64;
         let known = pick.view.as_ref().map(|view| view.next);

@@ -15,6 +15,7 @@ use super::select::{Pick, Picked, Plan, sources};
 use super::table::Taking;
 use super::{PopError, Pops};
 use crate::deliver::filter::Filter;
+use crate::deliver::polls::ANY_QUEUE;
 use crate::groups::offsets::{self, Key};
 use crate::state;
 use crate::store::{Batch, LogRuns, ReadError};
@@ -101,6 +102,8 @@ pub struct Found {
     pub messages: LogRuns,
     /// Messages that are left.
     pub rest: u64,
+    /// Whether another pop might find some now.
+    pub more: bool,
     /// The answer may be given when the log is safe up to here.
     pub end: PhyOffset,
 }
@@ -149,7 +152,7 @@ impl Pops {
                 return Ok(if found.messages.is_empty() {
                     Outcome::Again
                 } else {
-                    Outcome::Found(Found { rest, ..found })
+                    Outcome::Found(Found { rest, more: plan.more, ..found })
                 });
             }
             if !plan.is_cut {
@@ -178,6 +181,19 @@ impl Pops {
         };
         let ends = sources(request, retry.as_ref(), false).into_iter().map(end);
         Seen { stirs, ends: ends.fold(0, u64::wrapping_add) }
+    }
+
+    /// Somebody who was woken for messages of these queues leaves some: the next one of the group that waits looks.
+    pub fn pass_on(&self, request: &PopRequest) {
+        let polls = &self.with.polls;
+        if !polls.is_empty() {
+            each_place(request, |place| polls.pass_on(place, &request.group));
+        }
+    }
+
+    /// Members of the group want other things than before: all that wait look again.
+    pub fn wake_group(&self, request: &PopRequest) {
+        each_place(request, |place| self.with.polls.wake_group(place, &request.group));
     }
 
     /// Messages that a pop of these queues would find, without taking them.
@@ -297,6 +313,17 @@ impl Pops {
             }
         }
         let messages = reading.map_or_else(LogRuns::default, |messages| messages.runs);
-        Found { popped_at, queues, messages, rest: 0, end }
+        Found { popped_at, queues, messages, rest: 0, more: false, end }
     }
+}
+
+/// Calls `at` for each place where pops of what the request asks for may wait.
+fn each_place(request: &PopRequest, mut at: impl FnMut(&(TopicName, QueueId))) {
+    let queues = match request.wanted {
+        Wanted::Queue(id) => id.get()..id.get().saturating_add(1),
+        Wanted::All(count) => 0..count,
+    };
+    let places = queues.map(QueueId::new).chain([ANY_QUEUE]).map(|id| (request.topic.clone(), id));
+    let retry = request.retry_topic().ok().flatten().map(|retry| (retry, ANY_QUEUE));
+    places.chain(retry).for_each(|place| at(&place));
 }
