@@ -28,14 +28,44 @@ struct Known {
 }
 
 /// All attributes of this broker, in the order of their names.
-const KNOWN: &[Known] = &[Known {
-    name: "gantry.start",
-    takes: "first, last, or a time in milliseconds since 1970",
-    read: |value, settings| {
-        settings.start = Some(Start::parse(value)?);
-        Some(())
+const KNOWN: &[Known] = &[
+    Known {
+        name: "gantry.order",
+        takes: "queue or key",
+        read: |value, settings| {
+            settings.order = Order::parse(value)?;
+            Some(())
+        },
     },
-}];
+    Known {
+        name: "gantry.start",
+        takes: "first, last, or a time in milliseconds since 1970",
+        read: |value, settings| {
+            settings.start = Some(Start::parse(value)?);
+            Some(())
+        },
+    },
+];
+
+/// What messages that are popped in order wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// For those before them in their queue.
+    #[default]
+    Queue,
+    /// For those before them in their queue that have the same sharding key.
+    Key,
+}
+
+impl Order {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "queue" => Some(Self::Queue),
+            "key" => Some(Self::Key),
+            _ => None,
+        }
+    }
+}
 
 /// Where a group begins in a topic from which it has never consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +91,8 @@ impl Start {
 /// What the attributes of a group ask of this broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// `gantry.order`: what messages that are popped in order wait for.
+    pub order: Order,
     /// `gantry.start`: where the group begins, whatever its members ask for. `None`: as they ask.
     pub start: Option<Start>,
 }

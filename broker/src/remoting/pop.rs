@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_proto::ids::{Millis, QueueId};
+use gantry_proto::names::GroupName;
 use gantry_proto::receipt::PopInfo;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, Serialize};
@@ -24,6 +25,7 @@ use crate::deliver::polls::{ANY_QUEUE, Mailbox, Party, Place, Polls, PollsFull, 
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
 use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
 use crate::groups::Reading;
+use crate::groups::attributes::Order;
 use crate::groups::members::Accord;
 
 /// The longest time a pop is held, whatever the client asks for.
@@ -200,7 +202,7 @@ pub(super) fn handle_notification(connection: &mut Connection, command: &Command
             let subject = (header.consumer_group, header.topic, header.queue_id);
             let request = subject_of(&connection.services, subject)?;
             let filter = filter_of(&connection.services, kind, expression)?;
-            let delivery = delivery_of(header.order);
+            let delivery = delivery_of(&connection.services, &request.group, header.order);
             let attempt = attempt_of(header.attempt_id, delivery)?;
             let expression = expression_of(&filter, kind, expression);
             Ok((header.poll_time, expression, PopRequest { filter, delivery, attempt, ..request }))
@@ -247,7 +249,7 @@ fn prepare(services: &Services, header: &PopMessageHeader<'_>) -> Result<PopRequ
     })?;
     let subject = (header.consumer_group, header.topic, header.queue_id);
     let request = subject_of(services, subject)?;
-    let delivery = delivery_of(header.order);
+    let delivery = delivery_of(services, &request.group, header.order);
     Ok(PopRequest {
         messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
         invisible_ms,
@@ -343,8 +345,15 @@ impl Parked {
     }
 }
 
-fn delivery_of(order: Option<bool>) -> Delivery {
-    if order == Some(true) { Delivery::Orderly } else { Delivery::Concurrent }
+/// What a request that asks for order gets is the group's to say.
+fn delivery_of(services: &Services, group: &GroupName, order: Option<bool>) -> Delivery {
+    if order != Some(true) {
+        return Delivery::Concurrent;
+    }
+    match services.groups.get(group.as_str()).map(|group| group.settings.order) {
+        Some(Order::Key) => Delivery::ByKey,
+        Some(Order::Queue) | None => Delivery::Orderly,
+    }
 }
 
 fn attempt_of(id: Option<&str>, delivery: Delivery) -> Result<Option<Arc<str>>, Refusal> {

@@ -2,6 +2,7 @@
 //! refusals, and who works on which queue.
 
 mod mixed;
+mod order;
 #[path = "../bad_input/wire.rs"]
 #[expect(dead_code, reason = "what malformed input needs is not needed here")]
 mod wire;

@@ -26,6 +26,8 @@
 //! groups pop from (`groups.max_offsets`).
 
 #[cfg(test)]
+mod keys_tests;
+#[cfg(test)]
 mod left_tests;
 #[cfg(test)]
 mod model_tests;
