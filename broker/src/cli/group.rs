@@ -225,6 +225,12 @@ struct Line {
     max: i64,
     committed: i64,
     last: Millis,
+    /// Messages that are popped and not acknowledged; `None` where the group does not pop.
+    in_flight: Option<i64>,
+    /// Messages that a pop has left for other members, or behind others of their key.
+    left: i64,
+    /// When the oldest of those in flight was popped.
+    oldest: Option<Millis>,
 }
 
 impl Line {
@@ -244,6 +250,9 @@ fn lines(stats: ConsumeStats) -> Vec<Line> {
                 max: offsets.broker_offset,
                 committed: offsets.consumer_offset,
                 last: Millis::new(offsets.last_timestamp),
+                in_flight: offsets.in_flight,
+                left: offsets.left.unwrap_or_default(),
+                oldest: offsets.oldest_popped.map(Millis::new),
             })
         })
         .collect();
@@ -290,7 +299,8 @@ fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, l
             json!({
                 "topic": line.queue.topic.as_str(), "broker": line.queue.broker.as_str(),
                 "queue": line.queue.id.get(), "max": line.max, "committed": line.committed,
-                "lag": line.lag(), "last_consumed_ms": line.last.get(),
+                "lag": line.lag(), "last_consumed_ms": line.last.get(), "in_flight": line.in_flight,
+                "left": line.left, "oldest_popped_ms": line.oldest.map(Millis::get),
             })
         })
         .collect();
@@ -300,8 +310,15 @@ fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, l
         fields.insert("queues".to_owned(), queues.into());
         fields.insert("conflicts".to_owned(), json!(conflicts));
         fields.insert("lag".to_owned(), lines.iter().map(Line::lag).sum::<i64>().into());
+        fields.insert("in_flight".to_owned(), in_flight(lines).into());
     }
     all
+}
+
+/// Messages in flight; `None` for a group that does not pop.
+fn in_flight(lines: &[Line]) -> Option<i64> {
+    let counts = lines.iter().filter_map(|line| line.in_flight);
+    counts.fold(None, |sum, count| Some(sum.unwrap_or(0) + count))
 }
 
 fn describe_text(
@@ -353,7 +370,24 @@ fn describe_text(
             ]
         })
         .collect();
-    output.table(&["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"], &rows)
+    output.table(&["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"], &rows)?;
+    if in_flight(lines).is_some() { in_flight_text(output, lines) } else { Ok(()) }
+}
+
+/// What a group has popped and not acknowledged, and what it has left, queue by queue.
+fn in_flight_text(output: &mut Output, lines: &[Line]) -> Result<(), Failure> {
+    let row = |line: &Line| {
+        Some(vec![
+            line.queue.topic.as_str().to_owned(),
+            line.queue.broker.as_str().to_owned(),
+            line.queue.id.to_string(),
+            line.in_flight?.to_string(),
+            line.oldest.map_or_else(|| "-".to_owned(), time),
+            line.left.to_string(),
+        ])
+    };
+    let rows: Vec<Vec<String>> = lines.iter().filter_map(row).collect();
+    output.table(&["POPPED FROM", "BROKER", "QUEUE", "IN FLIGHT", "OLDEST POPPED", "LEFT"], &rows)
 }
 
 /// Members that do not subscribe alike: nothing is lost, but each gets what others asked for.

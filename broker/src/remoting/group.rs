@@ -183,7 +183,15 @@ fn measured(members: &Members, offsets: &Offsets, header: &GetConsumeStatsHeader
     let group = header.consumer_group.as_str();
     let online = members.is_online(group);
     let known = offsets.topics_of_group(group).into_iter();
-    known.filter(|topic| !online || members.subscription(group, topic.as_str()).is_some()).collect()
+    let subscribed = |topic: &TopicName| members.subscription(group, topic.as_str()).is_some();
+    // What is popped again belongs to the topic that it was popped from.
+    let name = GroupName::internal(group);
+    let prefix = TopicName::retry(&name);
+    let is_retried = |topic: &TopicName| {
+        let of = topic.as_str().strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('_'));
+        of.is_some_and(|of| members.subscription(group, of).is_some())
+    };
+    known.filter(|topic| !online || subscribed(topic) || is_retried(topic)).collect()
 }
 
 /// Where a group is in a queue. What tools call the pull offset is for a group that pops how far it has popped: what lies between the two is
@@ -191,11 +199,16 @@ fn measured(members: &Members, offsets: &Offsets, header: &GetConsumeStatsHeader
 pub(super) fn standing(offsets: &Offsets, (store, pops): (&Store, &Pops), key: &Key) -> OffsetWrapper {
     let queue = store.find_queue(key.topic.as_str(), key.queue);
     let at = offsets.get(key.group.as_str(), key.topic.as_str(), key.queue).unwrap_or_default();
+    let popped = pops.standing(key);
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     OffsetWrapper {
         broker_offset: queue.as_ref().map_or(0, |queue| queue.max().to_wire()),
         consumer_offset: at.to_wire(),
         last_timestamp: queue.and_then(|queue| last_consumed(store, &queue, at)).map_or(0, Millis::get),
-        pull_offset: pops.standing(key).map_or(at, |(next, _)| next.max(at)).to_wire(),
+        pull_offset: popped.map_or(at, |popped| popped.next.max(at)).to_wire(),
+        in_flight: popped.map(|popped| count(popped.in_flight)),
+        left: popped.map(|popped| count(popped.left)),
+        oldest_popped: popped.and_then(|popped| popped.oldest).map(Millis::get),
     }
 }
 

@@ -73,8 +73,13 @@ async fn progress_is_measured_and_goes_with_the_group() {
     let reply = measure(None);
     let first = ConsumeStats::from_json(&reply.body).unwrap().offset_table.into_values().next().unwrap();
     let now = crate::fixture::NOW.get();
-    let expected =
-        OffsetWrapper { broker_offset: 5, consumer_offset: 3, last_timestamp: now, pull_offset: 3 };
+    let expected = OffsetWrapper {
+        broker_offset: 5,
+        consumer_offset: 3,
+        last_timestamp: now,
+        pull_offset: 3,
+        ..OffsetWrapper::default()
+    };
     assert_eq!(first, expected);
     assert_eq!(measure(Some("unknown")).body, br#"{"consumeTps":0.0,"offsetTable":{}}"#);
     assert_eq!(text(&topics_of(&world.offsets, &named("g"))), r#"{"topicList":["T"]}"#);

@@ -84,7 +84,6 @@ impl ParkedPops {
             Wanted::Queue(id) => id,
             Wanted::All(_) => ANY_QUEUE,
         };
-        let retry = request.retry_topic().ok().flatten();
         let party = match parked.asks {
             Asks::Messages => Party::Group(Share {
                 group: request.group.clone(),
@@ -431,6 +430,8 @@ fn wait(connection: &mut Connection, parked: Parked, rest: u64, seen: Seen) -> O
         }
         Err(refused) => {
             let (parked, full) = *refused;
+            // It may have been woken at one of its places already.
+            services.pops.pass_on(&parked.request);
             match parked.asks {
                 Asks::Messages => {
                     let why = full.to_string();

@@ -168,13 +168,18 @@ pub fn clone_offsets(services: &Services, request: &OwnedCommand) -> Handled {
     };
     let online = services.members.is_online(target.as_str());
     let (owner, polls) = (Arc::clone(&services.offsets), Arc::clone(&services.polls));
+    let pops = Arc::clone(&services.pops);
     Handled::later(async move {
-        let queues: Vec<_> = offsets.iter().map(|(key, _)| (key.topic.clone(), key.queue)).collect();
-        let kept = if online { owner.reset(offsets).await } else { owner.set(offsets).await };
-        if let Err(error) = kept {
-            return error.into();
+        // Who pops need not be online to have something in flight, or to be further than its offset.
+        let (told, set): (Vec<_>, Vec<_>) =
+            offsets.into_iter().partition(|(key, _)| online || pops.standing(key).is_some());
+        let queues: Vec<_> = told.iter().map(|(key, _)| (key.topic.clone(), key.queue)).collect();
+        for kept in [owner.reset(told).await, owner.set(set).await] {
+            if let Err(error) = kept {
+                return error.into();
+            }
         }
-        for queue in queues.iter().filter(|_| online) {
+        for queue in &queues {
             polls.wake_all(queue);
         }
         Reply::ok()

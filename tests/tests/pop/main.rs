@@ -2,7 +2,9 @@
 //! refusals, and who works on which queue.
 
 mod mixed;
+mod operators;
 mod order;
+mod waiting;
 #[path = "../bad_input/wire.rs"]
 #[expect(dead_code, reason = "what malformed input needs is not needed here")]
 mod wire;

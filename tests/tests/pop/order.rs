@@ -15,7 +15,7 @@ fn set_order(wire: &mut Wire, order: &str) -> OwnedCommand {
         attributes: BTreeMap::from([("+gantry.order".to_owned(), order.to_owned())]),
         ..SubscriptionGroupConfig::default()
     };
-    wire.request(RequestCode::UpdateAndCreateSubscriptionGroup, &(), &config.to_json())
+    wire.request(RequestCode::UpdateAndCreateSubscriptiongroup, &(), &config.to_json())
 }
 
 /// A message whose sharding key is its first letter.

@@ -57,6 +57,25 @@ fn only_messages_of_the_same_key_wait() {
 }
 
 #[test]
+fn members_pop_other_keys_before_the_log_shows_what_the_first_one_took() {
+    let rig = Rig::new();
+    for body in ["a1", "b1", "a2", "c1", "b2"] {
+        send(&rig, body);
+    }
+    let mut given = Vec::new();
+    for expected in [["a1", ""], ["b1", "c1"], ["", ""]] {
+        // Nothing is applied in between.
+        let popped = rig.pop_unsafely(&by_key(if given.is_empty() { 1 } else { 2 }));
+        assert_eq!(bodies(&popped), expected.into_iter().filter(|body| !body.is_empty()).collect::<Vec<_>>());
+        given.extend(popped);
+    }
+    rig.open.store.drive();
+    assert_eq!(rig.bodies(&by_key(32)), [""; 0]);
+    acks(&rig, &given);
+    assert_eq!(bodies(&rig.pop(&by_key(32))), ["a2", "b2"]);
+}
+
+#[test]
 fn a_failing_key_is_given_again_in_order_and_dies_alone() {
     let mut rig = Rig::new();
     for body in ["a1", "b1", "a2", "a3"] {

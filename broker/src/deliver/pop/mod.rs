@@ -64,6 +64,7 @@ pub use projection::PopProjection;
 use projection::Shared;
 use record::Change;
 pub use settle::{Ack, Acked, Refused, Renewal, Renewed};
+pub use table::Standing;
 use table::Table;
 pub use take::{Found, Outcome, PopRequest, PoppedQueue, Seen, Start, Wanted};
 
@@ -200,8 +201,8 @@ impl Unstarted {
 }
 
 impl Pops {
-    /// First message that the group has not popped, and its messages in flight, if it pops from the queue.
-    pub fn standing(&self, key: &Key) -> Option<(QueueOffset, usize)> {
+    /// Where the group is in a queue, if it pops from it.
+    pub fn standing(&self, key: &Key) -> Option<Standing> {
         self.table().standing(key)
     }
 

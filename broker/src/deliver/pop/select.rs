@@ -60,7 +60,7 @@ pub(super) struct Pick {
 }
 
 impl Pick {
-    pub(super) fn taking(&self) -> Taking {
+    pub(super) fn taking(&self, delivery: Delivery) -> Taking {
         let offsets = |from: usize, count: usize| {
             self.picked.iter().skip(from).take(count).map(|picked| picked.entry.at).collect()
         };
@@ -70,6 +70,10 @@ impl Pick {
             again: offsets(0, self.again),
             left: offsets(self.again, self.were_left),
             leaves: self.left.len(),
+            keys: (delivery == Delivery::ByKey).then(|| {
+                let new = self.picked.iter().skip(self.again).map(|picked| picked.order_key);
+                new.chain(self.left.iter().map(|(_, key)| *key)).collect()
+            }),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::groups::offsets::Key;
 
 mod view;
 
-pub use view::{LEFT_MAX, Load, Taking, View};
+pub use view::{LEFT_MAX, Load, Standing, Taking, View};
 
 /// What is on its way to the log for a message in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,10 @@ struct QueueState {
     attempt: Option<Arc<str>>,
     /// Pops on their way to the log; while there are none, the next two say what `next` and `in_flight` do.
     staged: u32,
+    /// Those of them that keep the order of keys.
+    staged_by_key: u32,
+    /// Keys of messages on their way to being in flight or left, and of how many.
+    closing: BTreeMap<OrderKey, u32>,
     /// `next` as it will be.
     reserved_next: QueueOffset,
     /// Messages that will be in flight besides.
@@ -127,6 +131,8 @@ impl QueueState {
     fn settle(&mut self) {
         if self.staged == 0 {
             (self.reserved_next, self.reserved, self.reserved_left) = (self.next, 0, 0);
+            self.staged_by_key = 0;
+            self.closing.clear();
         }
     }
 }
@@ -339,6 +345,7 @@ impl Table {
                 self.due.remove(&(before.due, slot, *offset));
             } else {
                 new += 1;
+                state.open(*order_key);
             }
             let is_repeated = |before: &InFlight| match before.delivery {
                 Delivery::ByKey => popped.attempt.is_some() && before.attempt == id,
@@ -359,6 +366,10 @@ impl Table {
             if is_new && state.left.insert(*offset, *order_key).is_none() {
                 self.left += 1;
             }
+            state.open(*order_key);
+        }
+        if popped.delivery == Delivery::ByKey {
+            state.staged_by_key = state.staged_by_key.saturating_sub(1);
         }
         if state.left.len() >= LEFT_MAX {
             self.overfull.insert(slot);
@@ -446,12 +457,6 @@ impl Table {
     /// Queues with messages that were kept back, and are no longer.
     pub fn take_freed(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.freed)
-    }
-
-    /// First message that was not popped, and messages in flight, of one queue.
-    pub fn standing(&self, key: &Key) -> Option<(QueueOffset, usize)> {
-        let state = self.state(key).filter(|state| state.is_logged)?;
-        Some((state.next, state.in_flight.len()))
     }
 
     /// Groups that pop from the topic.
@@ -561,6 +566,8 @@ impl Table {
                     taken: BTreeSet::new(),
                     attempt: None,
                     staged: 0,
+                    staged_by_key: 0,
+                    closing: BTreeMap::new(),
                     reserved_next: QueueOffset::ZERO,
                     reserved: 0,
                     reserved_left: 0,

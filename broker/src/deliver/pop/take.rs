@@ -127,6 +127,8 @@ pub enum Outcome {
 pub struct Seen {
     /// How often messages in flight have come to be given again, or not to keep others back.
     stirs: u64,
+    /// Offsets that operators set.
+    resets: u64,
     /// Ends of the queues.
     ends: u64,
 }
@@ -158,6 +160,10 @@ impl Pops {
             if !plan.is_cut {
                 return Ok(Outcome::Nothing { rest: plan.rest });
             }
+            if request.delivery.is_ordered() {
+                // What was just looked past keeps the queue back until the log shows it.
+                self.with.store.drive();
+            }
         }
         Ok(Outcome::Again)
     }
@@ -175,12 +181,13 @@ impl Pops {
         let retry = request.retry_topic().ok().flatten();
         // Read first: who changes it has changed the table before.
         let stirs = self.shared.stirs.load(Ordering::SeqCst);
+        let resets = self.with.offsets.pending_resets();
         let end = |(topic, id, _): (TopicName, QueueId, _)| {
             let queue = self.with.store.find_queue(topic.as_str(), id);
             queue.map_or(0, |queue| queue.max().get())
         };
         let ends = sources(request, retry.as_ref(), false).into_iter().map(end);
-        Seen { stirs, ends: ends.fold(0, u64::wrapping_add) }
+        Seen { stirs, resets, ends: ends.fold(0, u64::wrapping_add) }
     }
 
     /// Somebody who was woken for messages of these queues leaves some: the next one of the group that waits looks.
@@ -216,7 +223,7 @@ impl Pops {
             if !plan.picks.iter().all(is_as_found) {
                 return Ok(None);
             }
-            plan.picks.iter().for_each(|pick| table.reserve(&pick.key, &pick.taking()));
+            plan.picks.iter().for_each(|pick| table.reserve(&pick.key, &pick.taking(request.delivery)));
         }
         let lease = Lease { popped_at: now, invisible_ms: request.invisible_ms };
         let changes_of = |pick: &Pick| {
@@ -241,7 +248,7 @@ impl Pops {
                 let mut table = self.table();
                 for pick in &plan.picks {
                     let before = pick.view.as_ref().map_or(QueueOffset::ZERO, |view| view.next);
-                    table.unreserve(&pick.key, before, &pick.taking());
+                    table.unreserve(&pick.key, before, &pick.taking(request.delivery));
                 }
                 Err(error)
             }

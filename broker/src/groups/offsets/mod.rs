@@ -396,6 +396,11 @@ impl Offsets {
         self.shared.table().pending_reset(key)
     }
 
+    /// Offsets that operators set and that consumers do not follow yet, of all groups.
+    pub fn pending_resets(&self) -> u64 {
+        self.shared.resets.load(Ordering::Acquire)
+    }
+
     /// Forgets a topic that was deleted, for all groups.
     pub async fn remove_topic(&self, topic: &TopicName) -> Result<(), CommitError> {
         if self.shared.table().groups_of_topic(topic.as_str()).is_empty() {

@@ -44,6 +44,15 @@ body! {
         /// When the last consumed message was stored; milliseconds since the epoch.
         last_timestamp: i64,
         pull_offset: i64,
+        /// Gantry's own, of a group that pops: messages that are popped and not acknowledged.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        in_flight: Option<i64>,
+        /// Gantry's own: messages that were left for other members, or until those of their key before them are done.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left: Option<i64>,
+        /// Gantry's own: when the oldest of those in flight was popped; milliseconds since the epoch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        oldest_popped: Option<i64>,
     }
 }
 

@@ -36,6 +36,19 @@ pub struct Load {
     pub left: usize,
 }
 
+/// Where a group is in a queue that it pops from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The first message that nobody has got, but for those left.
+    pub next: QueueOffset,
+    /// Messages in flight.
+    pub in_flight: usize,
+    /// Messages that were left: for other members, or until those of their key before them are done.
+    pub left: usize,
+    /// When the one of those in flight was popped that was popped, or put off, first.
+    pub oldest: Option<Millis>,
+}
+
 /// What one pop takes of a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taking {
@@ -49,17 +62,23 @@ pub struct Taking {
     pub left: Vec<QueueOffset>,
     /// Messages that come to be left.
     pub leaves: usize,
+    /// Keys of all that is new in these, where the order is theirs.
+    pub keys: Option<Vec<OrderKey>>,
 }
 
 impl Table {
     /// A queue as a pop finds it at `now`; `None` when the group has never popped from it.
     pub fn look(&self, key: &Key, delivery: Delivery, attempt: Option<&str>, now: Millis) -> Option<View> {
         let state = self.state(key)?;
-        let mut view = View {
-            next: state.reserved_next,
-            blocked: delivery.is_ordered() && state.staged > 0,
-            ..View::default()
-        };
+        let mut view = View { next: state.reserved_next, ..View::default() };
+        match delivery {
+            Delivery::Concurrent => {}
+            Delivery::Orderly => view.blocked = state.staged > 0,
+            Delivery::ByKey => {
+                view.blocked = state.staged > state.staged_by_key;
+                view.closed = state.closing.keys().copied().collect();
+            }
+        }
         // Without anything in order there is nothing to look for among many.
         let is_plain = delivery == Delivery::Concurrent && state.ordered == 0;
         let mut again = Vec::new();
@@ -98,6 +117,17 @@ impl Table {
         self.state(key).map(load).unwrap_or_default()
     }
 
+    /// Where the group is in a queue that it pops from.
+    pub fn standing(&self, key: &Key) -> Option<Standing> {
+        let state = self.state(key).filter(|state| state.is_logged)?;
+        Some(Standing {
+            next: state.next,
+            in_flight: state.in_flight.len(),
+            left: state.left.len(),
+            oldest: state.in_flight.values().map(|entry| entry.lease.popped_at).min(),
+        })
+    }
+
     /// Notes a pop on its way to the log.
     pub fn reserve(&mut self, key: &Key, taking: &Taking) {
         let slot = self.slot(key);
@@ -107,6 +137,12 @@ impl Table {
         state.reserved += taking.new;
         state.reserved_left += taking.leaves;
         state.taken.extend(&taking.left);
+        if let Some(keys) = &taking.keys {
+            state.staged_by_key += 1;
+            for key in keys {
+                *state.closing.entry(*key).or_default() += 1;
+            }
+        }
         for offset in &taking.again {
             self.set_hand(key, *offset, Hand::Renewing);
         }
@@ -123,6 +159,12 @@ impl Table {
         state.reserved_left = state.reserved_left.saturating_sub(taking.leaves);
         for offset in &taking.left {
             state.taken.remove(offset);
+        }
+        if let Some(keys) = &taking.keys {
+            state.staged_by_key = state.staged_by_key.saturating_sub(1);
+            for key in keys {
+                state.open(*key);
+            }
         }
         state.settle();
         if !state.is_logged && state.staged == 0 {
@@ -167,6 +209,16 @@ impl Table {
 }
 
 impl QueueState {
+    /// One message of a key less is on its way to being in flight or left.
+    pub(super) fn open(&mut self, key: OrderKey) {
+        if let Some(count) = self.closing.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.closing.remove(&key);
+            }
+        }
+    }
+
     /// Whether the request asks once more for what it has got already.
     fn is_repeated(&self, entry: &InFlight, attempt: Option<&str>) -> bool {
         attempt.is_some()
