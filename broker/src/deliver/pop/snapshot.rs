@@ -6,10 +6,12 @@
 //!               [[offset, popped at, invisible ms, deliveries, flags, last end], …],
 //!               [[offset, until], …]], …],         flags: 1 in order, 2 does not count as an attempt, 4 in
 //!   "left": [[n, [[offset, order key], …],                 the order of its key
-//!                [[offset, order key, attempt], …]], …] }
+//!                [[offset, order key, attempt], …]], …],
+//!   "over": [[n, time], …] }
 //! ```
 //!
-//! `left` is not there when it is empty: of the n-th of the queues the messages that were left, and keys and attempts of
+//! `over`: how late it was when messages of the n-th of the queues were stored again. `left` is not there when it is
+//! empty: of the n-th of the queues the messages that were left, and keys and attempts of
 //! those in flight that have a key.
 //!
 //! It is replaced as a whole. Without it the log is read from the last checkpoint on: what is only before that is
@@ -45,6 +47,8 @@ struct File {
     queues: Vec<QueueRow>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     left: Vec<LeftRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    over: Vec<(usize, i64)>,
 }
 
 /// The file's bytes.
@@ -76,10 +80,14 @@ pub fn encode(position: PhyOffset, kept: &[Kept]) -> Vec<u8> {
             keys.map(|(offset, entry)| (offset.get(), entry.order_key.get(), entry.attempt.get())).collect();
         (!left.is_empty() || !keys.is_empty()).then_some((number, left, keys))
     };
+    let over = |(number, kept): (usize, &Kept)| {
+        (kept.over_until > Millis::ZERO).then_some((number, kept.over_until.get()))
+    };
     let file = File {
         position: position.get(),
         queues: kept.iter().map(queue).collect(),
         left: kept.iter().enumerate().filter_map(left).collect(),
+        over: kept.iter().enumerate().filter_map(over).collect(),
     };
     serde_json::to_vec(&file).expect("numbers and texts have a JSON form")
 }
@@ -89,6 +97,7 @@ pub fn decode(bytes: &[u8]) -> Option<(PhyOffset, Vec<Kept>)> {
     let file: File = serde_json::from_slice(bytes).ok()?;
     let mut left: HashMap<usize, _> =
         file.left.into_iter().map(|(number, left, keys)| (number, (left, keys))).collect();
+    let over: HashMap<usize, i64> = file.over.into_iter().collect();
     let entry = |(offset, popped_at, invisible_ms, deliveries, flags, last_end): Row| {
         let lease = Lease { popped_at: Millis::new(popped_at), invisible_ms };
         let delivery = match flags & (ORDERLY | BY_KEY) {
@@ -126,6 +135,7 @@ pub fn decode(bytes: &[u8]) -> Option<(PhyOffset, Vec<Kept>)> {
                 .into_iter()
                 .map(|(offset, key)| (QueueOffset::new(offset), OrderKey::new(key)))
                 .collect(),
+            over_until: Millis::new(over.get(&number).copied().unwrap_or_default()),
         })
     });
     Some((PhyOffset::new(file.position), queues.collect()))

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 
+use super::INVISIBLE_MS_MAX;
 use super::record::{Change, Counted, Delivery, Lease, OrderKey, Popped};
 use crate::groups::offsets::Key;
 
@@ -80,7 +81,9 @@ struct QueueState {
     is_logged: bool,
     next: QueueOffset,
     in_flight: BTreeMap<QueueOffset, InFlight>,
-    /// Those of them that were popped in some order.
+    /// Messages were stored again for the end of a lease at this time: it was that late once.
+    over_until: Millis,
+    /// Those in flight that were popped in some order.
     ordered: usize,
     /// Messages below `next` that nobody has got yet.
     left: BTreeMap<QueueOffset, OrderKey>,
@@ -152,6 +155,8 @@ pub struct Kept {
     pub moved: Vec<(QueueOffset, Millis)>,
     /// Messages that were left.
     pub left: Vec<(QueueOffset, OrderKey)>,
+    /// How late it was when messages were stored again.
+    pub over_until: Millis,
 }
 
 /// All messages in flight.
@@ -218,8 +223,8 @@ impl Table {
         if offset >= state.next || is_taken {
             return Judged::Coming;
         }
-        // What is gone before its lease ends was acknowledged, unless it was put off first.
-        let was_moved = self.moved.contains_key(&(slot, offset));
+        // What is gone before its lease ends was acknowledged, unless it was put off first, or the clock was ahead.
+        let was_moved = self.moved.contains_key(&(slot, offset)) || lease.ends() <= state.over_until;
         if lease.ends() > now && !was_moved { Judged::Done } else { Judged::Over }
     }
 
@@ -287,6 +292,7 @@ impl Table {
     /// The clock was set back: no lease takes longer from `now` on than it was given for.
     pub fn clamp_due(&mut self, now: Millis) {
         for (slot, state) in &mut self.queues {
+            state.over_until = state.over_until.min(now.plus(u64::from(INVISIBLE_MS_MAX)));
             for (offset, entry) in &mut state.in_flight {
                 let latest = now.plus(u64::from(entry.lease.invisible_ms));
                 if entry.due > latest && self.due.remove(&(entry.due, *slot, *offset)) {
@@ -304,6 +310,7 @@ impl Table {
             Change::Acked(key, offsets) => self.apply_done(key, offsets, |_| false),
             // The copy was made when the last lease ended: another one of it may live on.
             Change::Moved(key, offsets) => {
+                self.note_over(key, offsets);
                 self.apply_done(key, offsets, |entry| entry.last_end > entry.lease.ends());
             }
             Change::Renewed(key, offset, lease, counted) => {
@@ -329,6 +336,12 @@ impl Table {
             Change::ForgetTopic(topic) => self.forget(|key| key.topic == *topic),
             Change::ForgetGroup(group) => self.forget(|key| key.group == *group),
         }
+    }
+
+    fn note_over(&mut self, key: &Key, offsets: &[QueueOffset]) {
+        let Some(state) = self.slots.get(key).and_then(|slot| self.queues.get_mut(slot)) else { return };
+        let due = offsets.iter().filter_map(|offset| state.in_flight.get(offset)).map(|entry| entry.due);
+        state.over_until = due.fold(state.over_until, Millis::max);
     }
 
     fn apply_popped(&mut self, popped: &Popped) {
@@ -488,6 +501,7 @@ impl Table {
             in_flight: state.in_flight.iter().map(|(offset, entry)| (*offset, *entry)).collect(),
             moved: moved(*slot),
             left: state.left.iter().map(|(offset, key)| (*offset, *key)).collect(),
+            over_until: state.over_until,
         };
         self.queues.iter().filter(|(_, state)| state.is_logged).map(kept).collect()
     }
@@ -500,6 +514,7 @@ impl Table {
             let mut left = 0;
             let state = table.queues.get_mut(&slot).expect("each slot has its queue");
             (state.next, state.attempt, state.is_logged) = (queue.next, queue.attempt, true);
+            state.over_until = queue.over_until;
             for (offset, entry) in queue.in_flight {
                 if offset < queue.next && state.insert(offset, entry).is_none() {
                     table.due.insert((entry.due, slot, offset));
@@ -561,6 +576,7 @@ impl Table {
                     is_logged: false,
                     next: QueueOffset::ZERO,
                     in_flight: BTreeMap::new(),
+                    over_until: Millis::ZERO,
                     ordered: 0,
                     left: BTreeMap::new(),
                     taken: BTreeSet::new(),

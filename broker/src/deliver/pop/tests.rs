@@ -496,6 +496,43 @@ fn a_clock_that_is_set_back_hides_nothing() {
     assert_eq!(rig.bodies(&Rig::request()), ["one"]);
 }
 
+#[test]
+fn a_clock_that_is_set_back_keeps_no_queue_waiting() {
+    for attempt in [None, Some("a")] {
+        let rig = Rig::new();
+        rig.send(0, "one", "t");
+        rig.send(0, "two", "t");
+        assert_eq!(rig.bodies(&PopRequest { messages_max: 1, ..orderly(attempt) }), ["one"]);
+        rig.clock.set(Millis::new(fixture::NOW.get() - 24 * 3600 * 1000));
+        let rig = rig.kill();
+        assert_eq!(rig.bodies(&orderly(Some("b"))), [""; 0]);
+        rig.wait(60_000);
+        assert_eq!(rig.bodies(&orderly(Some("b"))), ["one", "two"]);
+    }
+}
+
+#[test]
+fn an_ack_after_the_clock_was_ahead_is_told_what_happened_meanwhile() {
+    for is_killed in [false, true] {
+        let rig = Rig::new();
+        rig.send(0, "one", "t");
+        let given = rig.pop(&Rig::request());
+        rig.wait(3_600_000);
+        rig.clock.set(fixture::NOW.plus(1000));
+        let rig = if is_killed {
+            rig.open.store.save_checkpoint().expect("saved");
+            rig.kill()
+        } else {
+            rig
+        };
+        assert_eq!(rig.ack(&given[0]), Err(Refused::Over { since: given[0].lease.ends() }));
+        let again = rig.pop(&Rig::request());
+        assert_eq!(again.len(), 1);
+        assert_eq!(rig.ack(&again[0]), Ok(()));
+        assert_eq!(rig.ack(&again[0]), Ok(()));
+    }
+}
+
 #[tokio::test]
 async fn what_is_deleted_is_forgotten() {
     let rig = Rig::new();

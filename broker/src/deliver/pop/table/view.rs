@@ -84,7 +84,8 @@ impl Table {
         let mut again = Vec::new();
         for (offset, entry) in state.in_flight.iter().filter(|_| !is_plain) {
             let is_repeated = state.is_repeated(entry, attempt);
-            let is_open = entry.hand == Hand::Free && (is_repeated || entry.lease.ends() <= now);
+            // Not its lease's end: that may be far ahead if the clock was set back since.
+            let is_open = entry.hand == Hand::Free && (is_repeated || entry.due <= now);
             if entry.delivery.is_ordered() && is_open {
                 let before = entry.deliveries.saturating_sub(u32::from(is_repeated));
                 again.push((*offset, entry.order_key, before));
