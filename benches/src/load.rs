@@ -37,6 +37,9 @@ const REPORT_BYTES_MAX: u64 = 64 << 20;
 pub enum What {
     /// Messages are sent.
     Produce,
+    /// Timer messages are sent and waited for: the time of an operation is how late one comes. What does not come, comes
+    /// early or comes twice is an error.
+    Timers,
     /// Messages are sent as parts of transactions that are committed at once.
     Transaction,
     /// The topic is read from its first message on, by so many groups at the same time; what each of them reads
@@ -87,6 +90,8 @@ pub struct Load {
     pub connections: u32,
     /// Microseconds for which a connection may stay awake for an answer, where the client can be told.
     pub busy_wait: Option<u16>,
+    /// When messages are due that are timer messages, like `5s..15s`: spread over these times from when they are sent.
+    pub delay: Option<String>,
     /// Messages a second on a fixed timetable. Latency then counts from the time at which a message was due, so
     /// that a pause is charged for all that had to wait. Without it: a request follows as soon as one is done.
     pub rate: Option<u32>,
@@ -110,6 +115,7 @@ impl Load {
             in_flight: 64,
             connections: 1,
             busy_wait: None,
+            delay: None,
             rate: None,
             warmup: 0,
             extent: Extent::Millis(4000),

@@ -84,6 +84,10 @@ impl Server for Running {
         Ok(store::content_bytes(self.process.store())?.saturating_sub(store::content_bytes(&window)?))
     }
 
+    fn pending_timers(&self) -> Option<Result<u64, Failure>> {
+        Some(rocketmq::pending_timers(&self.name_server()))
+    }
+
     fn waiting_consumer(&self, topic: &str) -> Option<Result<load::Running, Failure>> {
         Some(rocketmq::waiting_consumer(&self.name_server(), self.process.pid(), topic))
     }

@@ -177,6 +177,11 @@ pub trait Server {
         None
     }
 
+    /// How many timer messages wait; `None` where nobody asks.
+    fn pending_timers(&self) -> Option<Result<u64, Failure>> {
+        None
+    }
+
     /// Bytes that the store has on the disk, without what is only allocated. See [`store::content_bytes`].
     fn store_bytes(&self) -> io::Result<u64> {
         store::content_bytes(self.store())

@@ -61,7 +61,9 @@ impl Peer for Nats {
     }
 
     fn can(&self, load: &Load) -> bool {
-        load.client == Client::Best && load.what != What::Transaction
+        load.client == Client::Best
+            && matches!(load.what, What::Produce | What::Consume { .. })
+            && load.delay.is_none()
     }
 
     fn start(&self, store: &Path, policy: Policy) -> Result<Box<dyn Server>, Failure> {

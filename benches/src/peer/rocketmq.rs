@@ -67,6 +67,7 @@ fn arguments(load: &Load) -> Vec<String> {
     let what = match load.what {
         What::Produce => "produce",
         What::Transaction => "transaction",
+        What::Timers => "timers",
         What::Consume { .. } => "consume",
     };
     let mut words = vec!["bench".to_owned(), what.to_owned()];
@@ -80,7 +81,9 @@ fn arguments(load: &Load) -> Vec<String> {
     } else {
         add("--size", &load.size);
     }
-    if load.what != What::Transaction {
+    if let Some(delay) = &load.delay {
+        add("--delay", delay);
+    } else if load.what != What::Transaction {
         add("--batch", &load.batch);
     }
     match load.extent {
@@ -94,6 +97,20 @@ fn arguments(load: &Load) -> Vec<String> {
         add("--rate", &format!("{rate}/s"));
     }
     words
+}
+
+/// How many timer messages wait.
+pub fn pending_timers(name_server: &str) -> Result<u64, Failure> {
+    let mut pending = None;
+    with_client(name_server, async |client| {
+        let admin = client.admin();
+        for broker in admin.cluster().await?.broker_addr_table.keys() {
+            let info = admin.broker_runtime_info(broker).await?;
+            pending = info.get("timerCongestNum").and_then(|text| text.parse().ok());
+        }
+        Ok(())
+    })?;
+    pending.ok_or_else(|| Failure::Peer(format!("{name_server} does not say how many timers wait")))
 }
 
 /// Creates a topic unless it is there, and waits until the name server knows it.
@@ -167,6 +184,10 @@ mod tests {
         assert_eq!(arguments(&load).join(" "), expected);
         load = Load { what: What::Consume { groups: 5 }, extent: Extent::Messages(9), rate: None, ..load };
         let expected = "bench consume --topic t --in-flight 64 --connections 1 --warmup 7 --groups 5 --batch 1 \
+                        --messages 9";
+        assert_eq!(arguments(&load).join(" "), expected);
+        load = Load { what: What::Timers, delay: Some("1s..2s".to_owned()), ..load };
+        let expected = "bench timers --topic t --in-flight 64 --connections 1 --warmup 7 --size 128 --delay 1s..2s \
                         --messages 9";
         assert_eq!(arguments(&load).join(" "), expected);
     }

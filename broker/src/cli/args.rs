@@ -85,6 +85,36 @@ pub fn span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long messages wait: so long, or spread evenly over two times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// The shortest.
+    pub from: Duration,
+    /// The longest.
+    pub to: Duration,
+}
+
+impl Delays {
+    /// The delay of the message with this number. Any run of numbers is spread over all of it.
+    pub fn of(self, number: u64) -> Duration {
+        // Multiples of the golden ratio, without their whole part, leave no large gap.
+        const RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+        let micros = u64::try_from(self.to.saturating_sub(self.from).as_micros()).unwrap_or(u64::MAX);
+        let part = (u128::from(micros) * u128::from(number.wrapping_mul(RATIO))) >> 64;
+        self.from + Duration::from_micros(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+}
+
+/// Reads a time like `10s`, or two like `10m..40d`.
+pub fn delays(text: &str) -> Result<Delays, String> {
+    let (from, to) = text.split_once("..").unwrap_or((text, text));
+    let (from, to) = (span(from)?, span(to)?);
+    if from > to {
+        return Err("write the shorter time first, like 10m..40d".to_owned());
+    }
+    Ok(Delays { from, to })
+}
+
 /// Reads milliseconds since the epoch or a time like `2026-01-31T23:59:59Z`.
 pub fn instant(text: &str) -> Result<Millis, String> {
     let ms = text.parse().ok().filter(|ms| *ms >= 0).map(Millis::new);
@@ -141,6 +171,21 @@ mod tests {
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
         assert!(span("soon").is_err());
         assert_eq!(size("4KiB"), Ok(4096));
+    }
+
+    #[test]
+    fn delays_are_spread_over_their_range() {
+        let day = Duration::from_secs(86_400);
+        let range = delays("10m..40d").unwrap();
+        assert_eq!((range.from, range.to), (Duration::from_secs(600), 40 * day));
+        assert_eq!(delays("5s").map(|range| range.of(77)), Ok(Duration::from_secs(5)));
+        let mut days = [0; 40];
+        for delay in (5_000..9_000).map(|number| range.of(number)) {
+            assert!((range.from..=range.to).contains(&delay));
+            days[usize::try_from(delay.as_secs() / 86_400).unwrap().min(39)] += 1;
+        }
+        assert!(days.iter().all(|count| (95..=105).contains(count)), "{days:?}");
+        assert!(delays("2s..1s").is_err() && delays("1s..").is_err() && delays("soon").is_err());
     }
 
     #[test]

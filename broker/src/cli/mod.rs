@@ -169,6 +169,8 @@ mod tests {
             "gantry bench produce --threads 2 --in-flight 64 --size 128 --messages 1000 --rate 500/s",
             "gantry bench consume --topic T --in-flight 8",
             "gantry bench transaction --duration 2s --broker-pid 1",
+            "gantry bench produce --delay 10m..40d --messages 1000",
+            "gantry bench timers --delay 5s..15s --messages 1000 --rate 500/s",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

@@ -14,7 +14,7 @@ use crate::options::{Options, Part};
 use crate::plan::{self, BATCH, times};
 use crate::report::Report;
 use crate::seat::{Seat, store_in};
-use crate::stats;
+use crate::{stats, timers};
 
 /// How long a broker is left alone before its idle figures are taken.
 const CALM: Duration = Duration::from_secs(3);
@@ -62,7 +62,12 @@ pub struct Figure {
 /// The figures that were asked for.
 pub fn run(brokers: &Brokers, options: &Options, report: &mut Report) -> Result<(), Failure> {
     type Measure = fn(Kind, &dyn Peer, &Options, &mut Report) -> Result<(), Failure>;
-    let parts: [(Part, Measure); 3] = [(Part::Idle, idle), (Part::Start, start), (Part::Recovery, recovery)];
+    let parts: [(Part, Measure); 4] = [
+        (Part::Timers, timers::measure),
+        (Part::Idle, idle),
+        (Part::Start, start),
+        (Part::Recovery, recovery),
+    ];
     for (part, measure) in parts {
         for (kind, peer) in brokers.of(&[part], options) {
             if let Err(failure) = measure(kind, peer, options, report) {
@@ -172,7 +177,8 @@ fn recovery(kind: Kind, peer: &dyn Peer, options: &Options, report: &mut Report)
     Ok(())
 }
 
-fn millis(time: Duration) -> f64 {
+/// In milliseconds.
+pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 

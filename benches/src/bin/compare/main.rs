@@ -19,6 +19,7 @@ mod rounds;
 mod seat;
 mod stats;
 mod stored;
+mod timers;
 
 use std::fs;
 use std::process::ExitCode;

@@ -98,6 +98,8 @@ pub enum Part {
     Queues,
     /// Transactions, 64 in flight, all committed.
     Transaction,
+    /// Many timer messages that wait: how late those come that are due, and what the others cost.
+    Timers,
     /// Memory and CPU time when nothing is to be done, before and after a load.
     Idle,
     /// From the start of the process until it is ready and until it acknowledged a first message.
@@ -122,6 +124,9 @@ impl Options {
     /// Whether a part is to be measured of a broker. Of two versions of Apache's the older one is there for what
     /// the newer one does not do fairly.
     pub fn wants_of(&self, part: Part, kind: Kind) -> bool {
+        if part == Part::Timers && kind != Kind::Gantry {
+            return false;
+        }
         let spare = kind == Kind::Apache540 && self.kinds().contains(&Kind::Apache);
         self.wants(part) && (!spare || matches!(part, Part::Transaction | Part::Idle))
     }

@@ -49,6 +49,8 @@ pub struct Scale {
     pub drain: u64,
     /// The many connections and queues.
     pub many: Many,
+    /// Timer messages that wait, and those that fall due meanwhile.
+    pub timers: [u64; 2],
     /// Milliseconds over which idle CPU time is measured.
     pub idle_millis: u64,
     /// Starts of Gantry on empty stores.
@@ -102,6 +104,7 @@ const QUICK: Scale = Scale {
     first_transactions: 2_000,
     drain: 50_000,
     many: Many { connections: [2, 20, 200], queues: [1, 8, 100, 1_000] },
+    timers: [20_000, 2_000],
     idle_millis: 1_000,
     starts: 3,
     peer_starts: 0,
@@ -121,6 +124,7 @@ const DEFAULT: Scale = Scale {
     first_transactions: 60_000,
     drain: 1_000_000,
     many: Many { connections: [2, 200, 2_000], queues: [1, 8, 100, 10_000] },
+    timers: [1_000_000, 50_000],
     idle_millis: 10_000,
     starts: 10,
     peer_starts: 2,

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::options::Options;
 
 /// After a run a broker goes on so long: what it still has to do for the run is not the next run's.
-const SETTLE: Duration = Duration::from_millis(700);
+pub const SETTLE: Duration = Duration::from_millis(700);
 /// A broker is at rest when it used less than so much of a core for so long: longer than brokers put work off.
 const REST_PERCENT: f64 = 5.0;
 const REST_LOOK: Duration = Duration::from_secs(6);

@@ -186,7 +186,8 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds what another one counted in the same phase.
+    pub fn add(&mut self, other: Self) {
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.errors += other.errors;
@@ -280,6 +281,11 @@ impl<W> Worker<W> {
             Ok::<_, Failure>(())
         })?;
         Ok(Self { runtime, clients, lanes, with: with.into() })
+    }
+
+    /// How many there are.
+    pub const fn lanes(&self) -> u32 {
+        self.lanes
     }
 
     /// Runs all lanes to their end.

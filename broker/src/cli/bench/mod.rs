@@ -14,6 +14,7 @@ mod load;
 mod process;
 mod produce;
 mod report;
+mod timers;
 mod transaction;
 
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub enum BenchCommand {
     Consume(consume::Consume),
     /// Send half messages and end their transactions.
     Transaction(transaction::Transaction),
+    /// Send timer messages, and see how late they come.
+    Timers(timers::Timers),
 }
 
 /// What every measurement has.
@@ -199,5 +202,6 @@ pub fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Produce(args) => produce::run(&args),
         BenchCommand::Consume(args) => consume::run(&args),
         BenchCommand::Transaction(args) => transaction::run(&args),
+        BenchCommand::Timers(args) => timers::run(&args),
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use gantry_client::{Message, Producer, SendStatus};
 use gantry_proto::names::TopicName;
 
+use super::super::args::{Delays, delays};
 use super::super::output::Failure;
 use super::load::{Plan, Schedule, Tally, Turn, Worker, in_turn, lane, phase};
 use super::report::Setup;
@@ -20,13 +21,17 @@ pub struct Produce {
     /// Messages of one request.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     batch: u64,
+    /// Make them timer messages, due so much later: a time like `10s`, or two like `10m..40d` over which they are
+    /// spread.
+    #[arg(long, value_name = "TIME", value_parser = delays, conflicts_with = "batch")]
+    delay: Option<Delays>,
     #[command(flatten)]
     common: Common,
 }
 
 /// Runs `gantry bench produce`.
 pub fn run(args: &Produce) -> Result<(), Failure> {
-    let Produce { load, batch, common } = args;
+    let Produce { load, batch, delay, common } = args;
     let (topic, body) = (common.topic()?, load.body());
     let workers = common.workers(1, async |client| {
         common.provide_topic(client, load.queues).await?;
@@ -41,7 +46,7 @@ pub fn run(args: &Produce) -> Result<(), Failure> {
         rollback_percent: None,
         groups: None,
     };
-    let result = common.measure(load, &setup, |plan| send(&workers, plan, &topic, &body));
+    let result = common.measure(load, &setup, |plan| send(&workers, plan, *delay, &topic, &body));
     for worker in workers {
         worker.end(async |producer| producer.shutdown().await);
     }
@@ -51,6 +56,7 @@ pub fn run(args: &Produce) -> Result<(), Failure> {
 fn send(
     workers: &[Worker<Producer>],
     plan: Plan,
+    delay: Option<Delays>,
     topic: &TopicName,
     body: &Bytes,
 ) -> (Tally, std::time::Duration) {
@@ -62,9 +68,12 @@ fn send(
         async move {
             let operation = async |turn: Turn| {
                 let producer = in_turn(&producers, turn.number);
-                match plan.batch {
-                    1 => send_one(producer, message.clone()).await,
-                    _ => send_batch(producer, &message, turn.messages).await,
+                match (delay, plan.batch) {
+                    (Some(delay), _) => {
+                        send_one(producer, message.clone().delay(delay.of(turn.number))).await
+                    }
+                    (None, 1) => send_one(producer, message.clone()).await,
+                    (None, _) => send_batch(producer, &message, turn.messages).await,
                 }
             };
             lane(schedule, record, bytes_each, operation).await;
@@ -73,7 +82,7 @@ fn send(
 }
 
 /// One attempt: what a retry would hide is an error.
-async fn send_one(producer: &Producer, message: Message) -> Result<(), String> {
+pub(super) async fn send_one(producer: &Producer, message: Message) -> Result<(), String> {
     let ticket = producer.send_nowait(message).await.map_err(|error| error.to_string())?;
     let receipt = ticket.await.map_err(|error| error.to_string())?;
     kept(receipt.status)

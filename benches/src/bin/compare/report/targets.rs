@@ -7,6 +7,7 @@ use super::{CPU, P50, P99, Report, THROUGHPUT, rate};
 use crate::alone::names;
 use crate::limits::FDATASYNC;
 use crate::plan::{AWAKE, queues_name};
+use crate::timers;
 
 /// "Level with": this much more at most.
 const LEVEL: f64 = 1.1;
@@ -219,7 +220,28 @@ impl Report {
                 values: shown(stored),
             },
             self.many_queues(columns),
+            self.many_timers(columns),
         ]
+    }
+
+    fn many_timers(&self, columns: [Option<Kind>; 4]) -> Target {
+        let of = |name: &str, kind: Option<Kind>| self.figure_of(name, kind?);
+        let values = columns.map(|kind| {
+            let late = of(timers::LATE_ALONE, kind)?.max(of(timers::LATE_BESIDE, kind)?);
+            let [with, without] = [timers::sends_with(&self.scale), timers::SENDS_WITHOUT.to_owned()]
+                .map(|name| of(&name, kind));
+            Some((late, (with? / without? - 1.0) * 100.0))
+        });
+        Target {
+            name: "1,000,000 timers wait: lateness p99.9 of others, ms / throughput of sends, %",
+            limit: "≤ 100 / ≥ −10".to_owned(),
+            verdict: values[0]
+                .filter(|_| self.scale.timers[0] == 1_000_000)
+                .map(|(late, change)| late <= 100.0 && change >= -10.0),
+            values: values.map(|value| {
+                value.map_or_else(none, |(late, change)| pair(short(late), &format!("{change:+.0}")))
+            }),
+        }
     }
 
     fn many_queues(&self, columns: [Option<Kind>; 4]) -> Target {
