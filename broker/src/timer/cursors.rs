@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
@@ -30,9 +30,9 @@ use gantry_proto::json;
 use gantry_proto::names::{TopicKind, topics};
 use gantry_proto::reader::Reader;
 use gantry_proto::record::{HotProperties, RecordView};
-use tokio::sync::Notify;
 
 use super::levels::Levels;
+use super::task::Alarm;
 use crate::clock::Clock;
 use crate::state::{self, StateKind};
 use crate::store::layout::{load_json, replace_json};
@@ -172,10 +172,8 @@ pub(super) struct Shared {
     pub(super) levels: Levels,
     /// How far the log has been applied.
     position: AtomicU64,
-    /// Wakes the deliverer when a message is due before it wakes by itself.
-    pub(super) wake: Notify,
-    /// Until when the deliverer sleeps.
-    pub(super) sleeps_until: AtomicI64,
+    /// Wakes the deliverer.
+    pub(super) alarm: Alarm,
 }
 
 impl Shared {
@@ -216,8 +214,7 @@ impl TimerProjection {
             cursors: Mutex::new(cursors),
             levels,
             position: AtomicU64::new(position.get()),
-            wake: Notify::new(),
-            sleeps_until: AtomicI64::new(i64::MAX),
+            alarm: Alarm::default(),
         });
         Ok((Self { shared: Arc::clone(&shared), clock, path, saved: position }, shared))
     }
@@ -268,8 +265,8 @@ impl Projection for TimerProjection {
 
     fn finish_batch(&mut self) {
         let arrived = self.shared.lock().arrived.take();
-        if arrived.is_some_and(|due| due.get() < self.shared.sleeps_until.load(Ordering::SeqCst)) {
-            self.shared.wake.notify_one();
+        if let Some(due) = arrived {
+            self.shared.alarm.due(due);
         }
     }
 }

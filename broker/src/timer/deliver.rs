@@ -8,8 +8,6 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicName, topics};
@@ -20,7 +18,8 @@ use super::copy::{self, DeliverError};
 use super::cursors::{LevelState, Passed, Recalled, Shared, TimerProjection, mark_of, recall_body};
 use super::levels::Levels;
 use super::recall::{CANDIDATES_MAX, RecallError, is_named};
-use crate::clock::{CORRECTION_MAX_MS, Clock, HOLD_SLEEP_MAX, SLEEP_MAX};
+use super::task::{self, Alarm, NextRound, Rounds};
+use crate::clock::{CORRECTION_MAX_MS, Clock};
 use crate::state;
 use crate::store::replay::Replay;
 use crate::store::retain::Hold;
@@ -34,8 +33,6 @@ const RUN_BYTES_MAX: u64 = 256 * 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 /// Recalled messages that are not passed over yet; more are refused.
 const RECALLED_MAX: usize = 100_000;
-/// Pause after an append was refused.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// The timer before the store is open.
 #[derive(Debug)]
@@ -50,19 +47,6 @@ pub struct Timer {
     store: Arc<Store>,
     /// Keeps the log from the first undelivered message on.
     hold: Hold,
-}
-
-/// What the task does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextRound {
-    /// Looks again at this time.
-    At(Millis),
-    /// Looks again after a pause: an append was refused, or too much is in flight.
-    Pause,
-    /// Waits for a message.
-    Idle,
-    /// The log takes no more records.
-    Stopped,
 }
 
 /// What became of a wish to recall a message.
@@ -102,6 +86,24 @@ impl Unstarted {
     }
 }
 
+impl Rounds for Timer {
+    fn round(&self) -> NextRound {
+        self.deliver_all()
+    }
+
+    fn wanted_at(&self) -> Option<Millis> {
+        self.next_due()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.shared.alarm
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
 impl Timer {
     /// The delay levels.
     pub fn levels(&self) -> &Levels {
@@ -110,37 +112,15 @@ impl Timer {
 
     /// Delivers until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let next = self.round();
-            let (sleep, until) = match next {
-                NextRound::Pause => (REFUSED_PAUSE, Millis::MAX),
-                NextRound::At(due) => {
-                    let sleep = Duration::from_millis(due.since(self.store.clock().now()));
-                    (sleep.min(SLEEP_MAX), due)
-                }
-                NextRound::Idle => (HOLD_SLEEP_MAX, Millis::MAX),
-                NextRound::Stopped => return,
-            };
-            self.shared.sleeps_until.store(until.get(), Ordering::SeqCst);
-            // A message may have come since `round` looked, and woken nobody.
-            if self.next_due().is_some_and(|due| due < until) && next != NextRound::Pause {
-                continue;
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(sleep) => {}
-            }
-        }
+        task::run(self, stop).await;
     }
 
     /// Delivers everything that is due now, once.
     pub fn deliver_due(&self) {
-        self.round();
+        self.deliver_all();
     }
 
-    /// Delivers everything that is due now.
-    pub(super) fn round(&self) -> NextRound {
+    fn deliver_all(&self) -> NextRound {
         let queues: Vec<_> = self.shared.lock().levels.keys().copied().collect();
         let mut next = NextRound::Idle;
         for id in queues {
@@ -150,7 +130,7 @@ impl Timer {
                     next = match next {
                         NextRound::Idle => NextRound::At(due),
                         NextRound::At(earlier) => NextRound::At(earlier.min(due)),
-                        NextRound::Pause | NextRound::Stopped => next,
+                        NextRound::Pause | NextRound::Behind(_) | NextRound::Stopped => next,
                     };
                 }
                 Ok(NextRound::Idle) => {}

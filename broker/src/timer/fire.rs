@@ -12,20 +12,21 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::{TopicName, topics};
 use gantry_proto::record::{PropertiesBuf, RecordDraft, RecordView, keys};
 use tokio_util::sync::CancellationToken;
 
+use super::aside::Aside;
 use super::copy::{self, DeliverError};
 use super::cursors::mark_of;
 use super::due::due_of;
 use super::index::{Bounds, Place, Standing};
 use super::recall::push_end;
+use super::task::{self, Alarm, NextRound, Rounds};
 use super::wheel::{Shared, WheelProjection};
-use crate::clock::{Clock, HOLD_SLEEP_MAX, SLEEP_MAX};
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::disk::RealDisk;
 use crate::store::replay::Replay;
@@ -40,11 +41,13 @@ const RUN_BYTES_MAX: usize = 256 * 1024;
 const RUNS_MAX: usize = 64;
 /// Deliveries that the log does not show yet; more wait for it.
 const TAKEN_MAX: usize = 8192;
-/// Pause after an append was refused.
-const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 /// Timers rolled in one append, and the time between two, in milliseconds.
 const ROLL_RUN: usize = 256;
-const ROLL_EVERY_MS: u64 = 50;
+pub(super) const ROLL_EVERY_MS: u64 = 50;
+/// A timer that was rolled is not rolled again before so long, in milliseconds.
+const ROLL_AGAIN_MS: u64 = 3_600_000;
+/// When none could be rolled, it is tried again after so long.
+const ROLL_REST_MS: u64 = 60_000;
 /// Timers to be rolled that are looked up at once, and the slots that are read for it.
 const ROLL_LOOKUP: usize = 8192;
 const ROLL_SLOTS: usize = 64;
@@ -66,27 +69,27 @@ pub struct Wheel {
     hold: Hold,
     /// What is to be rolled, and when the last run of it was.
     rolling: Mutex<Rolling>,
+    /// What is tried again later.
+    aside: Mutex<Aside>,
 }
 
 #[derive(Debug, Default)]
 struct Rolling {
     places: VecDeque<Place>,
     last: Option<Millis>,
+    /// Of these places some were rolled.
+    has_rolled: bool,
+    /// Nothing is rolled before.
+    rests_until: Option<Millis>,
 }
 
-/// What the task does next.
+/// What came of a timer that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextRound {
-    /// Looks again at this time.
-    At(Millis),
-    /// Looks again after a pause: an append was refused, or reading failed.
-    Pause,
-    /// Looks again when the log shows what was delivered up to here.
-    Behind(PhyOffset),
-    /// Waits for a message.
-    Idle,
-    /// The log takes no more records.
-    Stopped,
+enum Step {
+    /// The append ends its wait.
+    Ended,
+    /// It waits on.
+    Left,
 }
 
 /// Opens the time index of the store in the directory `store`. The projection goes to the store; the rest starts when that
@@ -105,12 +108,38 @@ impl UnstartedWheel {
     /// Makes the index from the log if it has to be, and takes over.
     pub fn start(self, store: Arc<Store>) -> std::io::Result<Arc<Wheel>> {
         let hold = store.hold(PhyOffset::ZERO);
-        let wheel = Wheel { shared: self.shared, hold, store, rolling: Mutex::default() };
+        let wheel =
+            Wheel { shared: self.shared, hold, store, rolling: Mutex::default(), aside: Mutex::default() };
         if wheel.shared.log_was_cut.load(Ordering::SeqCst) || wheel.shared.index.is_damaged() {
             wheel.read_log()?;
         }
         wheel.shared.is_live.store(true, Ordering::SeqCst);
         Ok(Arc::new(wheel))
+    }
+}
+
+impl Rounds for Wheel {
+    /// Delivers what is due now, at most [`RUNS_MAX`] appends of it.
+    fn round(&self) -> NextRound {
+        let next = self.fire();
+        self.hold.advance(self.shared.needed_from());
+        match next {
+            NextRound::At(_) | NextRound::Idle => self.roll(next),
+            other => other,
+        }
+    }
+
+    fn wanted_at(&self) -> Option<Millis> {
+        let index = &self.shared.index;
+        [index.first_due(), index.next_load(), self.aside().first()].into_iter().flatten().min()
+    }
+
+    fn alarm(&self) -> &Alarm {
+        &self.shared.alarm
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
     }
 }
 
@@ -127,36 +156,7 @@ impl Wheel {
 
     /// Delivers until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let next = self.round();
-            let (sleep, until) = match next {
-                NextRound::Pause => (REFUSED_PAUSE, Millis::MAX),
-                NextRound::At(due) => {
-                    let sleep = Duration::from_millis(due.since(self.store.clock().now()));
-                    (sleep.min(SLEEP_MAX), due)
-                }
-                NextRound::Idle => (HOLD_SLEEP_MAX, Millis::MAX),
-                NextRound::Behind(end) => {
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        shown = self.store.dispatched(end) => if shown.is_err() { return },
-                    }
-                    continue;
-                }
-                NextRound::Stopped => return,
-            };
-            self.shared.sleeps_until.store(until.get(), Ordering::SeqCst);
-            // A timer may have come since `round` looked, and woken nobody.
-            if next != NextRound::Pause && self.wanted_at().is_some_and(|at| at < until) {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.shared.wake.notified() => {}
-                () = tokio::time::sleep(sleep) => {}
-            }
-        }
+        task::run(self, stop).await;
     }
 
     /// Delivers what is due now, once.
@@ -164,19 +164,11 @@ impl Wheel {
         self.round();
     }
 
-    /// Delivers what is due now, at most [`RUNS_MAX`] appends of it.
-    pub(super) fn round(&self) -> NextRound {
-        let next = self.fire();
-        self.hold.advance(self.shared.needed_from());
-        match next {
-            NextRound::At(_) | NextRound::Idle => self.roll(next),
-            other => other,
-        }
-    }
-
     fn fire(&self) -> NextRound {
         for _ in 0..RUNS_MAX {
             let now = self.store.clock().now();
+            let again = self.aside().take(now);
+            self.shared.index.give_back(&again);
             if let Err(error) = self.shared.index.load(now) {
                 tracing::warn!(%error, "the time index cannot be read; tried again");
                 return NextRound::Pause;
@@ -205,12 +197,6 @@ impl Wheel {
         NextRound::At(self.store.clock().now())
     }
 
-    /// When the task has something to do.
-    fn wanted_at(&self) -> Option<Millis> {
-        let index = &self.shared.index;
-        [index.first_due(), index.next_load()].into_iter().flatten().min()
-    }
-
     /// Stores copies of these messages, as many as fit one append. The others wait again.
     fn deliver(&self, due: &[Place], now: Millis) -> Result<(), DeliverError> {
         self.end_in_one_append(due, |batch, place, view| {
@@ -218,47 +204,68 @@ impl Wheel {
             let mut properties = PropertiesBuf::copy_of(stored, ADDED_PROPERTIES);
             properties.set(keys::TIMER_ENQUEUE_MS, &view.store_at().to_string());
             properties.set(keys::TIMER_DEQUEUE_MS, &now.to_string());
-            copy::push(&self.store, batch, view, place.phy, properties.view())
-        })
+            copy::push(&self.store, batch, view, place.phy, properties.view())?;
+            Ok(Step::Ended)
+        })?;
+        Ok(())
     }
 
-    /// Reads the records of taken timers and lets `push` add to one append what ends their wait; those for which there is
-    /// no room, or all if the append fails, wait again.
+    /// Reads the records of taken timers and lets `push` add to one append what ends their wait. Those that it leaves, for
+    /// which there is no room, or all if the append fails, wait again. How many ended.
     fn end_in_one_append(
         &self,
         taken: &[Place],
-        push: impl Fn(&mut Batch, Place, &RecordView<'_>) -> Result<(), DeliverError>,
-    ) -> Result<(), DeliverError> {
+        push: impl Fn(&mut Batch, Place, &RecordView<'_>) -> Result<Step, DeliverError>,
+    ) -> Result<usize, DeliverError> {
         let mut batch = Batch::new();
-        let (mut bytes, mut done) = (0, 0);
+        let mut bytes = 0;
+        let (mut ended, mut left, mut rest) = (Vec::with_capacity(taken.len()), Vec::new(), taken);
         let mut pushed = Ok(());
-        for place in taken {
-            pushed = self.read(*place).and_then(|record| {
+        while let [place, others @ ..] = rest
+            && bytes <= RUN_BYTES_MAX
+        {
+            let step = self.read(*place).and_then(|record| {
                 bytes += record.as_ref().map_or(0, |record| record.len());
                 match record.as_deref().map(RecordView::parse) {
                     Some(Ok(view)) => push(&mut batch, *place, &view),
-                    _ => push_end(&self.store, &mut batch, *place, None),
+                    _ => push_end(&self.store, &mut batch, *place, None).map(|()| Step::Ended),
                 }
             });
-            if pushed.is_err() {
-                break;
+            match step {
+                Ok(Step::Ended) => ended.push(*place),
+                Ok(Step::Left) => left.push(*place),
+                Err(DeliverError::Io(error)) if self.set_aside(*place, &error) => {}
+                Err(error) => {
+                    pushed = Err(error);
+                    break;
+                }
             }
-            done += 1;
-            if bytes > RUN_BYTES_MAX {
-                break;
-            }
+            rest = others;
         }
-        let (ended, others) = taken.split_at(done.min(taken.len()));
-        self.shared.index.give_back(others);
+        left.extend(rest);
+        self.shared.index.give_back(&left);
         if ended.is_empty() {
-            return pushed;
+            return pushed.map(|()| 0);
         }
         if let Err(error) = self.store.append(&mut batch) {
-            self.shared.index.give_back(ended);
+            self.shared.index.give_back(&ended);
             return Err(error.into());
         }
         self.store.drive();
-        pushed
+        pushed.map(|()| ended.len())
+    }
+
+    /// Leaves a timer to later; `false` when too many were left already.
+    fn set_aside(&self, place: Place, error: &std::io::Error) -> bool {
+        let mut aside = self.aside();
+        if aside.is_empty() {
+            tracing::warn!(%error, due = %place.due, at = %place.phy, "a timer message cannot be read, or its queue not be opened: tried again, and the others go on");
+        }
+        aside.put(place, self.store.clock().now())
+    }
+
+    fn aside(&self) -> MutexGuard<'_, Aside> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The record of a timer; `None` when there is none any more, or it is not what the index says. That is reported.
@@ -301,8 +308,15 @@ impl Wheel {
         if rolling.last.is_some_and(|last| now >= last && now.since(last) < ROLL_EVERY_MS) {
             return again;
         }
+        let rests = rolling.rests_until.filter(|until| now < *until && until.since(now) <= ROLL_REST_MS);
+        if let Some(until) = rests {
+            return match next {
+                NextRound::At(at) => NextRound::At(at.min(until)),
+                _ => NextRound::At(until),
+            };
+        }
         rolling.last = Some(now);
-        match self.roll_some(&mut rolling.places, wanted) {
+        match self.roll_some(&mut rolling, wanted, now) {
             Ok(()) => again,
             Err(DeliverError::Append(AppendError::Poisoned(_))) => NextRound::Stopped,
             Err(error) => {
@@ -312,45 +326,58 @@ impl Wheel {
         }
     }
 
-    fn roll_some(&self, places: &mut VecDeque<Place>, wanted: PhyOffset) -> Result<(), DeliverError> {
+    fn roll_some(&self, rolling: &mut Rolling, wanted: PhyOffset, now: Millis) -> Result<(), DeliverError> {
         let index = &self.shared.index;
-        if places.is_empty() {
+        if rolling.places.is_empty() {
             let position = self.shared.position();
             for _ in 0..ROLL_SLOTS {
                 let old = index.older_than(wanted, position, ROLL_LOOKUP)?;
-                places.extend(old.places);
-                if !old.more || !places.is_empty() {
+                rolling.places.extend(old.places);
+                if !old.more || !rolling.places.is_empty() {
                     break;
                 }
             }
+            rolling.has_rolled = rolling.places.is_empty();
         }
         let mut taken = Vec::new();
         while taken.len() < ROLL_RUN
-            && let Some(place) = places.pop_front()
+            && let Some(place) = rolling.places.pop_front()
         {
             if index.take(place)? == Standing::Taken {
                 taken.push(place);
             }
         }
-        if taken.is_empty() {
-            return Ok(());
+        if !taken.is_empty() {
+            rolling.has_rolled |= self.roll_taken(&taken, now)? > 0;
         }
+        if rolling.places.is_empty() && !rolling.has_rolled {
+            rolling.rests_until = Some(now.plus(ROLL_REST_MS));
+        }
+        Ok(())
+    }
+
+    /// Stores these timers anew; how many of them.
+    fn roll_taken(&self, taken: &[Place], now: Millis) -> Result<usize, DeliverError> {
         let queue = self.store.queue(&TopicName::timer(), QueueId::ZERO)?;
-        self.end_in_one_append(&taken, |batch, place, view| {
+        self.end_in_one_append(taken, |batch, place, view| {
             let stored = view.properties();
+            let times = stored.timer_roll_times().unwrap_or(0);
+            // Where the timers alone are more than the log may be, or the disk is full, rolling makes no room.
+            if times > 0 && now.since(view.store_at()) < ROLL_AGAIN_MS {
+                return Ok(Step::Left);
+            }
             let mut properties = PropertiesBuf::copy_of(stored.without_crc(), ADDED_PROPERTIES);
-            let times = stored.timer_roll_times().unwrap_or(0).saturating_add(1);
-            properties.set(keys::TIMER_ROLL_TIMES, &times.to_string());
+            properties.set(keys::TIMER_ROLL_TIMES, &times.saturating_add(1).to_string());
             let draft = RecordDraft {
                 prepared_offset: mark_of(place.phy),
                 append_crc: true,
                 ..RecordDraft::from_view(view, properties.as_bytes())
             };
-            match batch.push(&queue, &draft) {
-                Ok(()) => Ok(()),
+            if batch.push(&queue, &draft).is_err() {
                 // No room for one property more: better early than lost.
-                Err(_) => copy::push(&self.store, batch, view, place.phy, stored.without_crc()),
+                copy::push(&self.store, batch, view, place.phy, stored.without_crc())?;
             }
+            Ok(Step::Ended)
         })
     }
 

@@ -7,14 +7,17 @@
 //! A message with a time of its own ([`due`]) is stored in `rmq_sys_wheel_timer`. [`wheel`] folds that topic into the time
 //! index (`index`), [`fire`] delivers what is due, [`recall`] takes back what is not.
 
+mod aside;
 mod copy;
 mod cursors;
 pub mod deliver;
 pub mod due;
 pub mod fire;
+mod handover;
 mod index;
 pub mod levels;
 pub mod recall;
+mod task;
 #[cfg(test)]
 mod tests;
 pub mod wheel;
@@ -28,6 +31,7 @@ use gantry_proto::record::{PropertiesBuf, keys};
 pub use cursors::TimerProjection;
 pub use deliver::{Timer, Unstarted, load};
 pub use due::{TimerError, asked, check_room, due_if_waiting, forget_asked, forget_timer, retarget_timer};
+pub use handover::TooManyTimers;
 pub use fire::{UnstartedWheel, Wheel, load_wheel};
 pub use levels::{Level, Levels};
 pub use recall::{Recall, RecallError};

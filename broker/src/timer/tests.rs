@@ -11,7 +11,7 @@ use gantry_proto::record::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::NextRound;
+use super::task::{NextRound, Rounds as _};
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::fixture;

@@ -15,16 +15,16 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gantry_proto::ids::{Millis, PhyOffset};
 use gantry_proto::names::topics;
 use gantry_proto::record::{HotProperties, RecordView, Text, TransactionFlag};
-use tokio::sync::Notify;
 
 use super::cursors::mark_of;
 use super::due::{due_of, key_of};
 use super::index::{Bounds, Place, TimeIndex};
+use super::task::Alarm;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::disk::Disk;
@@ -45,10 +45,8 @@ pub(super) struct Shared {
     position: AtomicU64,
     /// The position that a start would find.
     saved: AtomicU64,
-    /// Wakes the deliverer when a timer is due before it wakes by itself.
-    pub(super) wake: Notify,
-    /// Until when the deliverer sleeps.
-    pub(super) sleeps_until: AtomicI64,
+    /// Wakes the deliverer.
+    pub(super) alarm: Alarm,
     /// Records come from clients, not from recovery.
     pub(super) is_live: AtomicBool,
     /// The log was cut below what the index has.
@@ -125,8 +123,8 @@ impl Shared {
                 self.close(due, named, at)?;
             } else {
                 // Apache may put the topic before the id.
-                let id =
-                    recalled.strip_prefix(topic).and_then(|rest| rest.strip_prefix('_')).unwrap_or(recalled);
+                let bare = recalled.strip_prefix(topic).and_then(|rest| rest.strip_prefix(['+', '_']));
+                let id = bare.unwrap_or(recalled);
                 self.close_by_key(due, key_of(topic, id), at)?;
             }
             return Ok(None);
@@ -199,8 +197,7 @@ impl WheelProjection {
             index,
             position: AtomicU64::new(position.get()),
             saved: AtomicU64::new(saved.map_or(0, PhyOffset::get)),
-            wake: Notify::new(),
-            sleeps_until: AtomicI64::new(i64::MAX),
+            alarm: Alarm::default(),
             is_live: AtomicBool::new(false),
             log_was_cut: AtomicBool::new(false),
             metrics,
@@ -276,9 +273,8 @@ impl Projection for WheelProjection {
     }
 
     fn finish_batch(&mut self) {
-        let arrived = self.arrived.take();
-        if arrived.is_some_and(|due| due.get() < self.shared.sleeps_until.load(Ordering::SeqCst)) {
-            self.shared.wake.notify_one();
+        if let Some(due) = self.arrived.take() {
+            self.shared.alarm.due(due);
         }
         if std::mem::take(&mut self.touched) {
             self.shared.metrics.timers_pending.set(self.shared.index.pending());

@@ -11,7 +11,7 @@ use gantry_proto::record::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::fire::NextRound;
+use super::task::{NextRound, Rounds as _};
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::fixture;
@@ -379,13 +379,15 @@ async fn a_committed_message_and_apaches_records_are_understood() {
         properties
     };
     let timer = TopicName::timer();
-    for body in ["kept", "recalled", "delivered", "rolled"] {
+    for body in ["kept", "recalled", "recalled, too", "delivered", "rolled"] {
         broker.store_record(&timer, QueueId::ZERO, body.as_bytes(), &apache(body, &[]), SysFlag::NONE).await;
     }
     let commit = SysFlag::NONE.with_transaction(TransactionFlag::Commit);
     broker.store_record(&timer, QueueId::ZERO, b"committed", &apache("committed", &[]), commit).await;
-    let recall = apache("recalled", &[(keys::TIMER_DEL_UNIQKEY, "orders_recalled")]);
-    broker.store_record(&timer, QueueId::ZERO, b"0", &recall, SysFlag::NONE).await;
+    for (body, recalled) in [("recalled", "orders+recalled"), ("recalled, too", "recalled, too")] {
+        let recall = apache(body, &[(keys::TIMER_DEL_UNIQKEY, recalled)]);
+        broker.store_record(&timer, QueueId::ZERO, b"0", &recall, SysFlag::NONE).await;
+    }
     let copy = apache("delivered", &[(keys::TIMER_DEQUEUE_MS, "1")]);
     let orders = TopicName::internal("orders");
     broker.store_record(&orders, QueueId::new(1), b"delivered", &copy, SysFlag::NONE).await;

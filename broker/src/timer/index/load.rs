@@ -1,4 +1,4 @@
-//! Reading slots: what comes near, what is to be rolled, what has a key.
+//! Reading slots: what comes near, what is to be rolled.
 //!
 //! Slots are read without the lock; what happens meanwhile is noted and taken into account.
 
@@ -106,6 +106,18 @@ impl TimeIndex {
         self.tolerate(second, plan)
     }
 
+    /// The pending timers of the slot and their keys, for who holds the lock. Damage is an error.
+    pub(super) fn each_pending_locked(&self, plan: &Plan, mut visit: impl FnMut(Place, u32)) -> io::Result<()> {
+        let done = self.read_done(plan)?;
+        self.each_fact(plan, |number, fact| {
+            if let Fact::Timer { place, key } = fact
+                && !done.contains(number)
+            {
+                visit(*place, *key);
+            }
+        })
+    }
+
     /// Reports damage once, and goes on.
     fn tolerate(&self, read: io::Result<()>, plan: &Plan) -> io::Result<()> {
         match read {
@@ -187,6 +199,18 @@ impl TimeIndex {
         Ok((found.collect(), reached))
     }
 
+    /// Hands every pending timer to `visit`, those that were taken among them, slot by slot.
+    pub(in crate::timer) fn each(&self, mut visit: impl FnMut(Place)) -> io::Result<()> {
+        let all: Vec<_> = self.lock().slots.keys().copied().collect();
+        for at in all {
+            let plan = self.lock().slots.get(&at).filter(|slot| slot.pending > 0).map(|slot| Plan::of(at, slot));
+            if let Some(plan) = plan {
+                self.each_pending(&plan, |_, place, _| visit(place))?;
+            }
+        }
+        Ok(())
+    }
+
     /// When [`load`](Self::load) is wanted next, if at all. Past: at once.
     pub(in crate::timer) fn next_load(&self) -> Option<Millis> {
         let state = self.lock();
@@ -234,30 +258,6 @@ impl TimeIndex {
             slot.oldest = oldest.unwrap_or(position).min(position);
         }
         Ok(old)
-    }
-
-    /// Pending timers with this key that are due at about `due`: for records that name a timer by its id alone.
-    pub(in crate::timer) fn find_by_key(&self, due: Millis, key: u32) -> io::Result<Vec<Place>> {
-        const TOLERANCE_MS: u64 = 1000;
-        let (from, to) = (due.minus(TOLERANCE_MS), due.plus(TOLERANCE_MS));
-        let plans: Vec<_> = {
-            let state = self.lock();
-            let mut keys: Vec<_> = Width::ALL
-                .into_iter()
-                .flat_map(|width| [from, to].map(|at| SlotKey::of(at, width)))
-                .collect();
-            keys.dedup();
-            keys.iter().filter_map(|at| Some(Plan::of(*at, state.slots.get(at)?))).collect()
-        };
-        let mut found = Vec::new();
-        for plan in &plans {
-            self.each_pending(plan, |_, place, other| {
-                if other == key && (from..=to).contains(&place.due) {
-                    found.push(place);
-                }
-            })?;
-        }
-        Ok(found)
     }
 }
 

@@ -16,6 +16,7 @@
 //! log. Each slot has a checksum; what it does not vouch for is reported, and made again at the next start. Nothing is
 //! delivered on the word of the index alone: the record it names must be the timer that it says.
 
+mod keyed;
 mod load;
 mod saved;
 mod slot;
@@ -102,6 +103,8 @@ struct State {
     taken: HashMap<PhyOffset, (Place, Where)>,
     /// What happens while slots are read.
     loading: Option<Loading>,
+    /// Keys of slots that were asked for. See [`keyed`].
+    keyed: BTreeMap<SlotKey, keyed::Keys>,
     pending: u64,
     /// Facts since the last save, and those not yet in a file.
     unsaved: usize,

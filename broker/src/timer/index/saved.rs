@@ -109,6 +109,7 @@ impl TimeIndex {
     /// applied.
     pub(in crate::timer) fn capture(&self, position: PhyOffset) -> Capture {
         let state = &mut *self.lock();
+        state.keyed.clear();
         let State { slots, gone, .. } = state;
         let before = slots.len();
         slots.retain(|_, slot| {

@@ -178,3 +178,36 @@ fn a_slot_that_goes_and_comes_again_while_slots_are_read_loses_nothing() {
     index.load(NOW).expect("readable");
     assert_eq!((index.take_due(NOW.plus(3_000), 10), index.pending()), (vec![place(2_000, 40)], 1));
 }
+
+/// Regression: each record that names a timer by its id read all facts of the slot again.
+#[test]
+fn many_timers_of_one_hour_are_found_by_key() {
+    const TIMERS: u64 = 20_000;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (index, _) = open(dir.path());
+    let hour = 4 * 3_600_000;
+    let key = |number: u64| u32::try_from(number / 2).expect("small");
+    for number in 0..TIMERS {
+        index.add(place(hour + number / 20, number), key(number), hour);
+    }
+    index.save(&index.capture(PhyOffset::new(TIMERS))).expect("saved");
+    for number in 0..TIMERS {
+        let due = NOW.plus(hour + number / 20);
+        let found = index.find_by_key(due, key(number)).expect("readable");
+        // Two have one key, until the first of them is done.
+        assert_eq!(found.first(), Some(&place(hour + number / 20, number)));
+        assert_eq!(found.len() as u64, 2 - number % 2);
+        assert!(index.close(found[0], PhyOffset::new(TIMERS + 2 * number)).expect("readable"));
+        let more = place(hour + number / 20, TIMERS + 2 * number + 1);
+        index.add(more, 1_000_000 + key(number), hour);
+        if number == TIMERS / 2 {
+            index.save(&index.capture(PhyOffset::new(TIMERS + 2 * number + 1))).expect("saved");
+        }
+    }
+    assert_eq!(index.find_by_key(NOW.plus(hour), 1_000_000).expect("readable").len(), 2);
+    assert!(
+        index.find_by_key(NOW.plus(hour + 5_000), 1_000_000).expect("readable").is_empty(),
+        "another time"
+    );
+    assert_eq!(index.pending(), TIMERS);
+}

@@ -1,10 +1,11 @@
 //! Cases at the edges: nothing that waits, properties that leave no room, two timers under one id, targets that are the
-//! broker's own.
+//! broker's own, files that cannot be opened, timers that are more than the log may be.
 
 use std::time::Duration;
 
 use gantry_proto::names::topics;
 
+use super::super::fire::ROLL_EVERY_MS;
 use super::*;
 
 const KEEP_MS: u64 = 10_000;
@@ -127,4 +128,56 @@ async fn a_round_ends_although_more_is_due() {
     broker.clock.advance(1_000);
     assert_eq!((broker.round().await, broker.wheel.pending()), (NextRound::At(due), 256));
     assert_eq!((broker.round().await, broker.wheel.pending()), (NextRound::Idle, 0));
+}
+
+/// Regression: a timer whose queue could not be opened kept all that were due later waiting.
+#[tokio::test]
+async fn a_timer_that_cannot_be_delivered_holds_up_no_other() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    let mut properties = PropertiesBuf::new();
+    let (topic, queue) = retarget_timer(&mut properties, fixture::NOW.plus(1_000), "blocked", QueueId::ZERO);
+    broker.store_record(&topic, queue, b"blocked", &properties, SysFlag::NONE).await;
+    broker.delayed("one", 1_000).await;
+    broker.delayed("two", 3_000).await;
+    let in_the_way = dir.path().join("consumequeue/blocked");
+    std::fs::write(&in_the_way, b"no directory").expect("written");
+    broker.clock.advance(1_000);
+    assert_eq!(broker.round().await, NextRound::At(fixture::NOW.plus(3_000)));
+    assert_eq!(broker.delivered(), ["one"]);
+    broker.clock.advance(2_000);
+    assert_eq!(broker.round().await, NextRound::At(fixture::NOW.plus(6_000)));
+    assert_eq!((broker.delivered(), broker.wheel.pending()), (vec!["one".to_owned(), "two".to_owned()], 1));
+    std::fs::remove_file(in_the_way).expect("removed");
+    broker.clock.advance(3_000);
+    assert_eq!(broker.round().await, NextRound::Idle);
+    assert_eq!((broker.delivered_to("blocked", 0), broker.wheel.pending()), (vec!["blocked".to_owned()], 0));
+}
+
+/// Regression: where the timers alone were more than the log may be they were stored anew without end.
+#[tokio::test]
+async fn timers_that_are_more_than_the_log_may_be_are_rolled_once_an_hour() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker =
+        open_with(dir.path(), fixture::NOW, Retention { keep_bytes: 1 << 20, ..Retention::default() });
+    let body = "x".repeat(10_000);
+    for number in 0..300 {
+        broker.delayed(&format!("{number} {body}"), DAY_MS + number).await;
+    }
+    let mut stored = Vec::new();
+    for _ in 0..120 {
+        broker.clock.advance(60_000);
+        for _ in 0..4 {
+            broker.store.save_checkpoint().expect("a checkpoint");
+            broker.store.keep_house().expect("kept");
+            broker.round().await;
+            broker.clock.advance(ROLL_EVERY_MS);
+        }
+        // Each has its body in its id, too.
+        stored.push(broker.store.max_offset().get() / (300 * 20_000));
+    }
+    // About two hours: as they were sent, and stored anew two times at most, not with each look.
+    assert!(stored.last().is_some_and(|times| (1..=3).contains(times)), "{stored:?}");
+    assert_eq!(broker.wheel.pending(), 300);
+    assert!(broker.store.min_offset() > PhyOffset::ZERO, "what was stored anew is not kept twice");
 }
