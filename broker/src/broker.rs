@@ -150,7 +150,11 @@ impl Broker {
         drop(lanes);
         let closed = tokio::task::spawn_blocking(move || {
             housekeeper.stop();
-            services.store.close()
+            services.store.close()?;
+            if let Err(error) = services.wheel.hand_over() {
+                tracing::warn!(%error, "an Apache broker that takes the store over will deliver timer messages again");
+            }
+            Ok(())
         });
         closed.await.map_err(io::Error::other)?
     }

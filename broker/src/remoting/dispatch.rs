@@ -61,6 +61,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
     let (locks, broker) = (&*services.locks, services.config.node.name.as_str());
     let reply = match code {
         Code::RecallMessage => return timer::recall(services, request),
+        Code::GetTimerMetrics => return timer::metrics(&services.wheel),
         Code::SendReplyMessage | Code::SendReplyMessageV2 => return reply::handle(services, request, caller),
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
         Code::QueryConsumerOffset => {
@@ -135,6 +136,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetEarliestMsgStoretime => query::get_earliest_store_time(store, topics, request),
         Code::QueryConsumeQueue => query::query_queue(store, members, request),
         Code::GetAllConsumerOffset => offset::all_offsets(offsets),
+        Code::GetTimerCheckPoint => timer::checkpoint(&services.wheel),
         Code::GetAllDelayOffset => offset::delay_offsets(store),
         Code::HeartBeat => {
             let joined = |group: &GroupName| services.transactions.producer_came(group.as_str());

@@ -22,6 +22,7 @@ use crate::store::retain::Retention;
 use crate::store::{Batch, FlushPolicy, Projection, Store, StoreOptions};
 
 mod edges;
+mod peer;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 const LIMIT_MS: u64 = 40 * DAY_MS;

@@ -107,7 +107,11 @@ impl TimeIndex {
     }
 
     /// The pending timers of the slot and their keys, for who holds the lock. Damage is an error.
-    pub(super) fn each_pending_locked(&self, plan: &Plan, mut visit: impl FnMut(Place, u32)) -> io::Result<()> {
+    pub(super) fn each_pending_locked(
+        &self,
+        plan: &Plan,
+        mut visit: impl FnMut(Place, u32),
+    ) -> io::Result<()> {
         let done = self.read_done(plan)?;
         self.each_fact(plan, |number, fact| {
             if let Fact::Timer { place, key } = fact
@@ -203,7 +207,8 @@ impl TimeIndex {
     pub(in crate::timer) fn each(&self, mut visit: impl FnMut(Place)) -> io::Result<()> {
         let all: Vec<_> = self.lock().slots.keys().copied().collect();
         for at in all {
-            let plan = self.lock().slots.get(&at).filter(|slot| slot.pending > 0).map(|slot| Plan::of(at, slot));
+            let plan =
+                self.lock().slots.get(&at).filter(|slot| slot.pending > 0).map(|slot| Plan::of(at, slot));
             if let Some(plan) = plan {
                 self.each_pending(&plan, |_, place, _| visit(place))?;
             }

@@ -20,6 +20,7 @@ pub mod offsets;
 pub mod queues;
 pub mod route;
 pub mod stats;
+pub mod timer;
 pub mod topic;
 pub mod transaction;
 
