@@ -228,8 +228,9 @@ impl Projection for WheelProjection {
         };
         self.shared.set_position(end);
         match applied {
-            Ok(due) => {
-                self.arrived = [self.arrived, due].into_iter().flatten().min();
+            Ok(None) => Ok(()),
+            Ok(Some(due)) => {
+                self.arrived = Some(self.arrived.map_or(due, |earliest| earliest.min(due)));
                 Ok(())
             }
             Err(error) => {

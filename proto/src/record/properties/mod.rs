@@ -412,8 +412,8 @@ impl<'a> Properties<'a> {
 
     /// Whether something for or of the timer may be among the properties: told without reading them.
     pub fn may_name_timer(self) -> bool {
-        const COMMON: &[u8] = b"TIMER_";
-        self.0.len() > COMMON.len() && memchr::memmem::find(self.0, COMMON).is_some()
+        let before = |at| self.0.split_at_checked(at).is_some_and(|(before, _)| before.ends_with(b"TIMER"));
+        memchr::memchr_iter(b'_', self.0).any(before)
     }
 
     /// Whether this is the answer to a request.
