@@ -81,6 +81,7 @@ impl Publisher {
         new.shrink_to(KEPT_MESSAGES);
         sent.clear();
         sent.shrink_to(KEPT_MESSAGES);
+        let dedup_topic = Self::dedup_topic(topic);
         let mut made = String::new();
         for item in BatchItems::new(incoming.body) {
             let item = item?;
@@ -101,7 +102,7 @@ impl Publisher {
                 ids.push(b',');
             }
             ids.extend_from_slice(key.as_bytes());
-            let dedup = Self::dedup_key(topic, key).map(|key| match look_up {
+            let dedup = dedup_topic.map(|topic| topic.key(key)).map(|key| match look_up {
                 LookUp::Later => (key, None),
                 LookUp::Now => (key, self.store.dedup().earlier(key)),
             });

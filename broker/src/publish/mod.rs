@@ -18,14 +18,14 @@ use gantry_proto::error::DecodeError;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{TopicKind, TopicName};
 use gantry_proto::record::{
-    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, Text, TransactionFlag,
-    UniqKeys, keys,
+    EncodeError, HotProperties, Properties, PropertiesBuf, RecordDraft, SysFlag, TransactionFlag, UniqKeys,
+    keys,
 };
 
 use crate::clock::Clock;
 use crate::deliver::retry::{DirectRetry, Retries, SendBackError, make_dead};
 use crate::routes::drain::{Drain, Leaving};
-use crate::store::dedup::DedupKey;
+use crate::store::dedup::DedupTopic;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
 use crate::timer::{self, Levels, TimerError};
 use crate::topics::{Topic, TopicError, Topics};
@@ -285,7 +285,7 @@ impl Publisher {
         let draft = draft(incoming, &queue, sys_flag, properties.as_bytes(), incoming.body, incoming.flag);
         scratch.batch.clear();
         scratch.batch.push(&queue, &draft)?;
-        let key = Self::dedup_key(topic, scratch.uniq_key.as_str());
+        let key = Self::dedup_topic(topic).map(|topic| topic.key(&scratch.uniq_key));
         let mut admission = key.map(|key| (key, self.store.dedup().admit()));
         if let Some((key, admission)) = &admission
             && let Some(earlier) = admission.earlier(*key)
@@ -384,10 +384,10 @@ impl Publisher {
         }
     }
 
-    /// The key under which a resend would be found; `None` where resends are not looked for.
-    fn dedup_key<'a>(topic: &Topic, uniq_key: impl Into<Text<'a>>) -> Option<DedupKey> {
+    /// What makes the keys under which resends are found; `None` where they are not looked for.
+    fn dedup_topic(topic: &Topic) -> Option<DedupTopic> {
         let wanted = topic.kind == TopicKind::User && topic.dedup;
-        wanted.then(|| DedupKey::new(topic.name.as_str(), uniq_key))
+        wanted.then(|| DedupTopic::new(topic.name.as_str()))
     }
 }
 

@@ -18,6 +18,7 @@
 
 mod generation;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,8 +58,7 @@ pub struct DedupKey(u64);
 impl DedupKey {
     /// The key of `uniq_key` in `topic`.
     pub fn new<'a>(topic: &str, uniq_key: impl Into<Text<'a>>) -> Self {
-        let seed = xxhash_rust::xxh3::xxh3_64(topic.as_bytes());
-        Self(xxhash_rust::xxh3::xxh3_64_with_seed(uniq_key.into().as_bytes(), seed))
+        DedupTopic::new(topic).key(uniq_key)
     }
 
     /// The key under which a stored record counts; `None` for records that are not the first form of
@@ -75,6 +75,22 @@ impl DedupKey {
             || record.view.sys_flag().transaction() == TransactionFlag::Commit;
         let first_form = !is_copy && TopicKind::of(topic) == TopicKind::User;
         first_form.then(|| Self::new(topic, uniq_key))
+    }
+}
+
+/// What the keys of a topic have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct DedupTopic(u64);
+
+impl DedupTopic {
+    /// That of `topic`.
+    pub fn new(topic: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_64(topic.as_bytes()))
+    }
+
+    /// The key of `uniq_key` in the topic.
+    pub fn key<'a>(self, uniq_key: impl Into<Text<'a>>) -> DedupKey {
+        DedupKey(xxhash_rust::xxh3::xxh3_64_with_seed(uniq_key.into().as_bytes(), self.0))
     }
 }
 
@@ -97,6 +113,8 @@ struct Window {
     previous: Generation,
     /// Recovery may come to records from before the oldest entry that the files had: those are forgotten.
     floor: PhyOffset,
+    /// Records that an admission has entered and that were not dispatched yet, in the order of the log.
+    admitted: VecDeque<PhyOffset>,
     /// Files of forgotten generations, to be removed.
     gone: Vec<PathBuf>,
 }
@@ -123,6 +141,7 @@ impl Admission<'_> {
     /// Remembers that the id was stored at `phy`.
     pub fn stored(&mut self, key: DedupKey, phy: PhyOffset) {
         self.window.put(key, phy, self.options);
+        self.window.admitted.push_back(phy);
     }
 }
 
@@ -133,6 +152,7 @@ impl DedupWindow {
             current: Generation::new(1, options.entries),
             previous: Generation::new(0, options.entries),
             floor: PhyOffset::ZERO,
+            admitted: VecDeque::new(),
             gone: Vec::new(),
         };
         let starts: Vec<u64> =
@@ -201,26 +221,17 @@ impl DedupWindow {
 
     /// Remembers a dispatched record.
     pub(super) fn apply(&self, record: &Dispatched<'_>) {
-        if let Some(key) = DedupKey::of(record) {
-            self.dispatched(key, record.view.phy_offset(), record.view.store_at());
-        }
+        self.dispatched(record.view.phy_offset(), record.view.store_at(), || DedupKey::of(record));
     }
 
-    fn dispatched(&self, key: DedupKey, phy: PhyOffset, store_at: Millis) {
+    /// `key` makes the record's key, if it has one.
+    fn dispatched(&self, phy: PhyOffset, store_at: Millis, key: impl FnOnce() -> Option<DedupKey>) {
         let mut window = self.lock();
-        if phy < window.floor {
-            return;
+        if window.was_admitted(phy) {
+            window.note_time(phy, store_at, self.options);
+        } else if let Some(key) = key() {
+            window.remember(key, phy, store_at, self.options);
         }
-        // The admission has entered it already, unless the record comes from recovery. Of several messages with
-        // one id the newest counts.
-        if window.get(key).is_none_or(|known| known < phy) {
-            window.put(key, phy, self.options);
-        }
-        // One that is in the generation before says nothing of when this one began.
-        if window.current.began.is_none() && window.current.find(key) == Some(phy) {
-            window.current.began = Some(store_at);
-        }
-        window.turn_if_due(store_at, self.options);
     }
 
     /// Forgets generations whose time is over even though nothing is sent.
@@ -285,7 +296,8 @@ impl DedupWindow {
     /// Forgets every id stored at or beyond `end`. Durable when it returns.
     pub(super) fn truncate(&self, end: PhyOffset) -> io::Result<()> {
         {
-            let Window { current, previous, floor, gone } = &mut *self.lock();
+            let Window { current, previous, floor, gone, admitted } = &mut *self.lock();
+            admitted.retain(|phy| *phy < end);
             *floor = end.min(*floor);
             for generation in [current, previous] {
                 gone.extend(generation.forget_from(end)?);
@@ -305,6 +317,40 @@ impl DedupWindow {
 impl Window {
     fn get(&self, key: DedupKey) -> Option<PhyOffset> {
         self.current.find(key).or_else(|| self.previous.find(key))
+    }
+
+    /// Whether an admission has entered the record, which is asked of each record once, in the order of the log.
+    fn was_admitted(&mut self, phy: PhyOffset) -> bool {
+        while let Some(first) = self.admitted.front() {
+            if *first > phy {
+                return false;
+            }
+            if self.admitted.pop_front() == Some(phy) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Remembers a record that no admission has entered: one that recovery has found, or a copy.
+    fn remember(&mut self, key: DedupKey, phy: PhyOffset, store_at: Millis, options: DedupOptions) {
+        if phy < self.floor {
+            return;
+        }
+        // Of several messages with one id the newest counts.
+        if self.get(key).is_none_or(|known| known < phy) {
+            self.put(key, phy, options);
+        }
+        self.note_time(phy, store_at, options);
+    }
+
+    /// Learns from a record that is remembered what the time is.
+    fn note_time(&mut self, phy: PhyOffset, store_at: Millis, options: DedupOptions) {
+        // One that is in the generation before says nothing of when this one began.
+        if self.current.began.is_none() && self.current.first().is_some_and(|first| first <= phy) {
+            self.current.began = Some(store_at);
+        }
+        self.turn_if_due(store_at, options);
     }
 
     fn put(&mut self, key: DedupKey, phy: PhyOffset, options: DedupOptions) {

@@ -239,16 +239,15 @@ impl Dispatcher {
         }
     }
 
-    fn queue_of(&self, state: &State, view: &RecordView<'_>) -> Option<Arc<Queue>> {
+    /// The queue that lists the record. It is taken from the state where it was the last one's, too.
+    fn queue_of(&self, state: &mut State, view: &RecordView<'_>) -> Option<Arc<Queue>> {
         if !is_listed(view) {
             return None;
         }
         let id = view.queue_id();
-        if let Some(last) = &state.last_queue
-            && last.id() == id
-            && AsRef::<str>::as_ref(last.topic()) == view.topic()
-        {
-            return Some(Arc::clone(last));
+        let last = state.last_queue.take();
+        if last.as_ref().is_some_and(|last| last.id() == id && last.topic().as_str() == view.topic()) {
+            return last;
         }
         if let Some(queue) = self.folds.queues.find(view.topic(), id) {
             return Some(queue);

@@ -140,6 +140,11 @@ impl Generation {
         self.len() >= self.room as usize
     }
 
+    /// Where the id of its first entry was stored.
+    pub(super) fn first(&self) -> Option<PhyOffset> {
+        self.entry(0).map(|(_, phy)| phy)
+    }
+
     /// Where the id was stored.
     pub(super) fn find(&self, key: DedupKey) -> Option<PhyOffset> {
         let slot = self.slots.get(self.slot_of(key)?).copied()?;

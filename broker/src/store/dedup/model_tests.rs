@@ -211,7 +211,7 @@ impl Run {
         while self.applied + behind < self.log.len() {
             let record = self.log[self.applied];
             let known = self.window().earlier(key(record.id));
-            self.window().dispatched(key(record.id), record.phy, record.store_at);
+            self.window().dispatched(record.phy, record.store_at, || Some(key(record.id)));
             let found = self.window().earlier(key(record.id));
             assert!(found >= Some(record.phy) || record.phy < self.started, "not taken: {record:?}");
             if found.is_some() && found != known {

@@ -97,7 +97,7 @@ fn an_id_whose_record_was_lost_does_not_hide_the_one_stored_again() {
         window.admit().stored(key, PhyOffset::new(30));
         // Killed before it is written; the log has it, and grew beyond where the lost one was.
         let window = open();
-        window.dispatched(key, PhyOffset::new(30), Millis::ZERO);
+        window.dispatched(PhyOffset::new(30), Millis::ZERO, || Some(key));
         window.truncate(PhyOffset::new(100)).expect("cut");
         assert_eq!(window.earlier(key), Some(PhyOffset::new(30)), "lost: {lost:?}");
     }
@@ -162,8 +162,8 @@ fn what_is_older_than_the_files_stays_forgotten() {
     window.admit().stored(key(7), PhyOffset::new(70));
     window.write().expect("written");
     let window = open();
-    window.dispatched(key(6), PhyOffset::new(60), Millis::ZERO);
-    window.dispatched(key(8), PhyOffset::new(80), Millis::ZERO);
+    window.dispatched(PhyOffset::new(60), Millis::ZERO, || Some(key(6)));
+    window.dispatched(PhyOffset::new(80), Millis::ZERO, || Some(key(8)));
     window.truncate(PhyOffset::new(90)).expect("cut");
     assert_eq!(
         [6, 7, 8].map(|n| window.earlier(key(n))),
@@ -183,7 +183,7 @@ fn a_generation_begins_with_its_own_first_entry() {
         window.admit().stored(key(n), PhyOffset::new(n));
     }
     for (n, store_at) in [(1, 0), (2, 400), (3, 400)] {
-        window.dispatched(key(n), PhyOffset::new(n), Millis::new(store_at));
+        window.dispatched(PhyOffset::new(n), Millis::new(store_at), || Some(key(n)));
     }
     window.expire(Millis::new(899));
     assert_eq!(window.earlier(key(2)), Some(PhyOffset::new(2)));
