@@ -56,6 +56,11 @@ impl Ident {
         fastrand::Rng::with_seed(seed ^ (u64::from(self.actor) << 48) ^ self.seq.wrapping_mul(0x9E37_79B9))
     }
 
+    /// The sharding key of messages that groups take turns with.
+    pub fn sharding_key(self, seed: u64) -> u8 {
+        self.rng(seed ^ 0x99).u8(..16)
+    }
+
     /// Who sent this body, if it is one.
     pub fn of(body: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?;

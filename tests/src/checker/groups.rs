@@ -6,7 +6,7 @@
 //!   letter in the end, and none before it was given as often as the group wants;
 //! - what a group has popped is nobody else's until the invisible time ends, and an ack within that time counts;
 //! - once the ack is answered, the message never comes again, neither popped nor as a dead letter;
-//! - where a group pops in order, no message comes while one before it in its queue is not done;
+//! - where a group pops in order, no message comes while one before it in its queue is not done, or one with its sharding key;
 //! - the group's offset stays at or below what is popped and not done, and comes to the end when everything is.
 //!
 //! All times of leases are the broker's, so they are compared with each other exactly; while its clock jumps they are
@@ -32,6 +32,8 @@ pub enum Way {
     Pop,
     /// Its members pop, each queue in order.
     PopInOrder,
+    /// Its members pop, each sharding key of a queue in order.
+    PopByKey,
     /// Messages are pushed to its members; what they refuse comes again later.
     Push,
     /// It has one member, which pulls.
@@ -59,7 +61,7 @@ pub struct Group {
 
 impl Group {
     const fn pops(&self) -> bool {
-        matches!(self.way, Way::Pop | Way::PopInOrder)
+        matches!(self.way, Way::Pop | Way::PopInOrder | Way::PopByKey)
     }
 }
 
@@ -151,6 +153,8 @@ pub(super) struct Standings {
     lost: u64,
     /// Popped in order: everything below is done.
     floors: BTreeMap<MessageQueue, u64>,
+    /// The same of each key.
+    key_floors: BTreeMap<(MessageQueue, u8), u64>,
 }
 
 fn now_ms() -> i64 {
@@ -161,7 +165,13 @@ fn now_ms() -> i64 {
 impl Checker {
     /// A group consumes from now on.
     pub fn consumes(&self, group: &'static Group) {
-        let standings = Standings { group, messages: HashMap::new(), lost: 0, floors: BTreeMap::new() };
+        let standings = Standings {
+            group,
+            messages: HashMap::new(),
+            lost: 0,
+            floors: BTreeMap::new(),
+            key_floors: BTreeMap::new(),
+        };
         self.model().groups.entry(group.name).or_insert(standings);
     }
 
@@ -193,8 +203,10 @@ impl Checker {
             model.note_pop(group, pop, &popped);
             known.push(popped);
         }
-        if group.way == Way::PopInOrder {
-            model.check_turn(group, &known);
+        match group.way {
+            Way::PopInOrder => model.check_turn(group, &known),
+            Way::PopByKey => model.check_keys(group, &known, self.seed),
+            Way::Pop | Way::Push | Way::Pull => {}
         }
         known
     }
@@ -502,6 +514,41 @@ impl Model {
                     self.standings(group).floors.insert(queue, first.max(floor));
                 }
             }
+        }
+    }
+
+    /// Messages popped in the order of their keys come when those of their key before them are done, or with them.
+    fn check_keys(&mut self, group: &Group, popped: &[Popped], seed: u64) {
+        let mut together: BTreeSet<Ident> = BTreeSet::new();
+        for popped in popped.iter().filter(|popped| popped.topic == group.topic) {
+            let (id, offset) = (popped.handle.queue.get(), popped.handle.offset.get());
+            let is_ours = |at: &&MessageQueue| at.topic.as_str() == group.topic && at.id.get() == id;
+            let Some(queue) = self.queues.keys().find(is_ours).cloned() else { continue };
+            let key = popped.ident.sharding_key(seed);
+            let standings = self.groups.get(group.name).expect("a group that consumes was announced");
+            let at = (queue, key);
+            let floor = standings.key_floors.get(&at).copied().unwrap_or_default();
+            let is_met = |ident: &Ident| standings.messages.get(ident).is_some_and(Standing::is_met);
+            let places = self.queues.get(&at.0).map(|places| places.range(floor..offset.max(floor)));
+            let of_key = places.into_iter().flatten().filter(|(_, ident)| ident.sharding_key(seed) == key);
+            let open: Vec<_> = of_key.filter(|(_, ident)| !is_met(ident)).collect();
+            match open.iter().find(|(_, ident)| !together.contains(ident)) {
+                Some((place, ident)) => {
+                    let what = format!(
+                        "{} pops {} of key {key} at {offset} of {}, but {ident} at {place} is not done: {:?}",
+                        group.name,
+                        popped.ident,
+                        at.0,
+                        standings.messages.get(ident)
+                    );
+                    self.violation(what);
+                }
+                None if open.is_empty() => {
+                    self.standings(group).key_floors.insert(at, offset.max(floor));
+                }
+                None => {}
+            }
+            together.insert(popped.ident);
         }
     }
 

@@ -63,6 +63,10 @@ static ORDERLY_POPPERS: Group = Group {
     ..POPPERS_LIKE
 };
 
+static KEYED_POPPERS: Group = Group { name: "crash-keyed-poppers", way: Way::PopByKey, ..ORDERLY_LIKE };
+
+const ORDERLY_LIKE: Group = Group { refuses: |_| false, retries_max: 1000, ..POPPERS_LIKE };
+
 static PUSHED: Group = Group {
     name: "crash-pushed",
     way: Way::Push,
@@ -103,7 +107,7 @@ fn is_large_a(ident: Ident) -> bool {
 
 /// Starts all members.
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
-    for (group, members) in [(&POPPERS, 3), (&SQL_POPPERS, 2), (&ORDERLY_POPPERS, 2)] {
+    for (group, members) in [(&POPPERS, 3), (&SQL_POPPERS, 2), (&ORDERLY_POPPERS, 2), (&KEYED_POPPERS, 3)] {
         shared.checker.consumes(group);
         for number in 0..members {
             tasks.spawn(Arc::clone(shared).pop_on(group, number));
@@ -147,7 +151,7 @@ impl Shared {
             let ident = Ident { actor, seq };
             seq += 1;
             self.checker.sending(ident, TOPIC, Kind::Serial);
-            let key = ident.rng(self.checker.seed() ^ 0x99).u8(..16).to_string();
+            let key = ident.sharding_key(self.checker.seed()).to_string();
             let message = self.message(TOPIC, ident).tag(tag(ident)).sharding_key(key);
             match producer.send(message.property("n", number(ident).to_string())).await {
                 Ok(receipt) => self.checker.acknowledged(ident, &receipt, Attempt::First),
@@ -160,9 +164,11 @@ impl Shared {
 
     /// Makes a group as it is wanted, as often as it takes.
     async fn make(&self, group: &Group) {
+        let order = (group.way == Way::PopByKey).then(|| ("gantry.order".to_owned(), "key".to_owned()));
         let config = SubscriptionGroupConfig {
             group_name: group.name.to_owned(),
             retry_max_times: i32::from(group.retries_max),
+            attributes: order.into_iter().collect(),
             ..SubscriptionGroupConfig::default()
         };
         while !self.is_over() && self.receiving.admin().create_group(&config).await.is_err() {
@@ -275,7 +281,7 @@ impl Shared {
 impl Member {
     /// Pops. `None` when there was no answer, or a refusal.
     async fn pop(&mut self) -> Option<Vec<Popped>> {
-        let is_orderly = self.group.way == Way::PopInOrder;
+        let is_orderly = matches!(self.group.way, Way::PopInOrder | Way::PopByKey);
         let attempt = is_orderly.then(|| self.next_attempt());
         let longest = if is_orderly { 1000 } else { 3000 };
         let header = PopMessageHeader {

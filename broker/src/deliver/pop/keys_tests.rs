@@ -57,6 +57,22 @@ fn only_messages_of_the_same_key_wait() {
 }
 
 #[test]
+fn what_was_popped_before_and_what_was_left_come_in_the_order_of_the_queue() {
+    let rig = Rig::new();
+    let briefly = |max| PopRequest { invisible_ms: 1000, ..by_key(max) };
+    for body in ["a1", "b1", "a2", "c1"] {
+        send(&rig, body);
+    }
+    let first = rig.pop(&by_key(1));
+    assert_eq!(bodies(&rig.pop(&briefly(32))), ["b1", "c1"]);
+    rig.wait(1000);
+    acks(&rig, &first);
+    let given = rig.pop(&by_key(32));
+    assert_eq!(bodies(&given), ["b1", "a2", "c1"]);
+    assert_eq!(given.iter().map(|given| given.count).collect::<Vec<_>>(), [1, 0, 1]);
+}
+
+#[test]
 fn members_pop_other_keys_before_the_log_shows_what_the_first_one_took() {
     let rig = Rig::new();
     for body in ["a1", "b1", "a2", "c1", "b2"] {

@@ -175,3 +175,21 @@ fn a_full_table_leaves_nothing_behind() {
     assert_eq!(rig.bodies(&of("b", "a || b")), ["b1", "b2"]);
     assert!(is_full());
 }
+
+#[tokio::test]
+async fn what_is_far_behind_comes_alone() {
+    let rig = Rig::with_limit(100_000);
+    rig.send(0, "b-first", "b");
+    rig.send(0, "a", "a");
+    assert_eq!(rig.bodies(&of("a", "a || b")), ["a"]);
+    for _ in 0..33 {
+        crate::fixture::send_with(&rig.open.store, "T", 0, (b"TAGS\x01c\x02", b"c"), 1000).await;
+    }
+    rig.send(0, "b-last", "b");
+    for _ in 0..4 {
+        assert_eq!(rig.bodies(&of("a", "a || b")), [""; 0], "each pop looks at some thousands");
+    }
+    // Clients name offsets of one answer with a bit for each.
+    assert_eq!(rig.bodies(&of("b", "a || b")), ["b-first"]);
+    assert_eq!(rig.bodies(&of("b", "a || b")), ["b-last"]);
+}

@@ -27,6 +27,9 @@ const RETRY_FIRST_PERCENT: u32 = 20;
 /// The queue of retry topics.
 const RETRY_QUEUE: QueueId = QueueId::ZERO;
 
+/// Offsets from the first message of a queue in one answer to the last: clients acknowledge many with a bit for each.
+const SPAN_MAX: u64 = 32_768;
+
 /// A message that is taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Picked {
@@ -47,12 +50,12 @@ pub(super) struct Pick {
     pub(super) view: Option<View>,
     /// Where the group's next pop begins.
     pub(super) next: QueueOffset,
-    /// What is taken: first what was popped already, then what was left, then the rest.
+    /// What is taken, in the order of the queue.
     pub(super) picked: Vec<Picked>,
-    /// How many of them were popped already.
-    again: usize,
-    /// How many of them were left.
-    were_left: usize,
+    /// Those of it that were popped already.
+    again: Vec<QueueOffset>,
+    /// Those of it that were left.
+    were_left: Vec<QueueOffset>,
     /// What is left of the rest.
     pub(super) left: Vec<(QueueOffset, OrderKey)>,
     /// Messages that were left, and are gone.
@@ -61,20 +64,25 @@ pub(super) struct Pick {
 
 impl Pick {
     pub(super) fn taking(&self, delivery: Delivery) -> Taking {
-        let offsets = |from: usize, count: usize| {
-            self.picked.iter().skip(from).take(count).map(|picked| picked.entry.at).collect()
-        };
         Taking {
             next: self.next,
-            new: self.picked.len() - self.again,
-            again: offsets(0, self.again),
-            left: offsets(self.again, self.were_left),
+            new: self.picked.len() - self.again.len(),
+            again: self.again.clone(),
+            left: self.were_left.clone(),
             leaves: self.left.len(),
             keys: (delivery == Delivery::ByKey).then(|| {
-                let new = self.picked.iter().skip(self.again).map(|picked| picked.order_key);
+                // Those that were popped already have none here.
+                let new = self.picked.iter().map(|picked| picked.order_key);
+                let new = new.filter(|key| *key != OrderKey::NONE);
                 new.chain(self.left.iter().map(|(_, key)| *key)).collect()
             }),
         }
+    }
+
+    /// Whether a message is near enough to those that are taken.
+    fn is_near(&self, at: QueueOffset) -> bool {
+        let spans = |other: QueueOffset| other.since(at).max(at.since(other)) < SPAN_MAX;
+        self.picked.iter().all(|picked| spans(picked.entry.at))
     }
 
     /// Whether the log must know of it.
@@ -247,8 +255,8 @@ impl Pops {
             view,
             next,
             picked: Vec::new(),
-            again: 0,
-            were_left: 0,
+            again: Vec::new(),
+            were_left: Vec::new(),
             left: Vec::new(),
             gone: Vec::new(),
         };
@@ -266,7 +274,9 @@ impl Pops {
             let is_open = !request.delivery.is_ordered() || pick.picked.is_empty();
             plan.more |= is_open && (!is_through || pick.next < max);
         }
-        plan.rest += max.since(pick.next) + load.left.saturating_sub(pick.were_left) as u64;
+        // Clients count offsets from the first one on.
+        pick.picked.sort_by_key(|picked| picked.entry.at);
+        plan.rest += max.since(pick.next) + load.left.saturating_sub(pick.were_left.len()) as u64;
         let known = pick.view.as_ref().map(|view| view.next);
         // A new group's place is fixed by its first look: later it would be after what came meanwhile.
         let is_fixed = known.is_none() && request.start == Start::Last && from == PoppedFrom::Topic;
@@ -290,12 +300,13 @@ impl Pops {
             if judge.request.filter.by_entry(entry.tags_code) == Verdict::Unwanted {
                 continue;
             }
-            if plan.is_full(judge.request, entry.size as usize) || judge.looks.are_enough() {
+            let is_far = !pick.is_near(offset);
+            if is_far || plan.is_full(judge.request, entry.size as usize) || judge.looks.are_enough() {
                 return false;
             }
             if let Fate::Given(order_key) = judge.of(self, &queue, &entry) {
                 plan.add(pick, Picked { entry, count: 0, order_key });
-                pick.were_left += 1;
+                pick.were_left.push(offset);
             }
         }
         true
@@ -342,7 +353,8 @@ impl Pops {
                     room -= 1;
                 }
                 Fate::Given(_) | Fate::LeftOrGiven => {
-                    if room == 0 || plan.is_full(judge.request, entry.size as usize) {
+                    let is_full = plan.is_full(judge.request, entry.size as usize);
+                    if room == 0 || is_full || !pick.is_near(entry.at) {
                         break;
                     }
                     let order_key =
@@ -376,11 +388,14 @@ fn pick_again(request: &PopRequest, pick: &mut Pick, plan: &mut Plan) -> bool {
         if plan.messages >= request.messages_max || plan.is_full(request, 1) {
             return request.delivery == Delivery::Concurrent;
         }
+        if !pick.is_near(*offset) {
+            return false;
+        }
         if let Some(entry) = queue.entry(*offset) {
             plan.messages += 1;
             plan.bytes += entry.size as usize;
             pick.picked.push(Picked { entry, count: *count, order_key: OrderKey::NONE });
-            pick.again += 1;
+            pick.again.push(*offset);
         }
     }
     true

@@ -20,6 +20,7 @@ static POPPERS: Group = Group {
     retries_max: 1,
 };
 static ORDERLY: Group = Group { name: "orderly", way: Way::PopInOrder, refuses: |_| false, ..POPPERS_LIKE };
+static KEYED: Group = Group { name: "keyed", way: Way::PopByKey, ..POPPERS_LIKE };
 const POPPERS_LIKE: Group = Group {
     name: "",
     topic: TOPIC,
@@ -35,13 +36,18 @@ fn checker() -> Checker {
     let checker = Checker::new(SEED);
     checker.consumes(&POPPERS);
     checker.consumes(&ORDERLY);
-    for seq in 0..5 {
+    sent(&checker, 5);
+    checker
+}
+
+/// Messages are acknowledged, each at the offset of its number.
+fn sent(checker: &Checker, count: u64) {
+    for seq in 0..count {
         checker.sending(ident(seq), TOPIC, Kind::Serial);
         let mut model = checker.model();
         model.messages.get_mut(&ident(seq)).expect("it was sent").acknowledged = true;
         model.place(ident(seq), &queue(), seq, "was acknowledged");
     }
-    checker
 }
 
 fn ident(seq: u64) -> Ident {
@@ -177,6 +183,28 @@ fn an_orderly_queue_waits_for_its_first() {
     let first = pop(&checker, &ORDERLY, 0, 0, 500);
     acked(&checker, &ORDERLY, &first);
     pop(&checker, &ORDERLY, 1, 1000, 500);
+    assert_eq!(checker.violations().len(), 1);
+}
+
+#[test]
+fn a_key_waits_for_its_first_and_for_no_other() {
+    let checker = Checker::new(SEED);
+    checker.consumes(&KEYED);
+    // There are 16 keys.
+    sent(&checker, 17);
+    let key = |seq| ident(seq).sharding_key(SEED);
+    let later = (0..17).find(|later| (0..*later).any(|first| key(first) == key(*later)));
+    let later = later.expect("two of 17 have one key");
+    let first = (0..later).find(|first| key(*first) == key(later)).expect("there is one");
+    for other in (0..later).filter(|other| *other != first) {
+        pop(&checker, &KEYED, other, 0, 500);
+    }
+    expect(&checker, &[]);
+    pop(&checker, &KEYED, later, 0, 500);
+    expect(&checker, &["is not done"]);
+    let first = pop(&checker, &KEYED, first, 0, 500);
+    acked(&checker, &KEYED, &first);
+    pop(&checker, &KEYED, later, 1000, 500);
     assert_eq!(checker.violations().len(), 1);
 }
 
