@@ -16,6 +16,7 @@ use crate::config::{Config, Policy, PortsConfig};
 use crate::deliver::polls::Polls;
 use crate::deliver::pop;
 use crate::deliver::retry::Retries;
+use crate::deliver::scaling::{self, Scaling};
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
@@ -242,11 +243,22 @@ fn open(
         locks: Arc::clone(&locks),
     };
     let retries = Arc::new(retries);
+    store.set_targets(Arc::clone(&topics) as _);
+    let scaling = Scaling::new(scaling::Neighbours {
+        store: Arc::clone(&store),
+        topics: Arc::clone(&topics),
+        offsets: Arc::clone(&offsets),
+        members: Arc::clone(&members),
+        polls: Arc::clone(&polls),
+        grace: config.topics.scale_grace,
+    });
+    let scaling = Arc::new(scaling);
     let pops = unstarted_pops.start(pop::Neighbours {
         store: Arc::clone(&store),
         topics: Arc::clone(&topics),
         groups: Arc::clone(&groups),
         offsets: Arc::clone(&offsets),
+        scaling: Arc::clone(&scaling),
         polls: Arc::clone(&polls),
         metrics: Arc::clone(&metrics),
         in_flight_max: config.limits.popped,
@@ -270,12 +282,13 @@ fn open(
         Arc::clone(&drain),
         levels,
         config.limits.message_bytes as usize,
-        config.node.cluster.clone(),
+        (config.node.cluster.clone(), config.topics.scale_grace),
         broker.ip(),
     );
     let stop = background.token();
     background.spawn("offsets", Arc::clone(&offsets).run(stop.clone()));
     background.spawn("back-checks", Arc::clone(&transactions).run(stop.clone()));
+    background.spawn("queue scaling", Arc::clone(&scaling).run(stop.clone()));
     background.spawn("pops", Arc::clone(&pops).run(stop.clone()));
     background.spawn("timer", Arc::clone(&timer).run(stop.clone()));
     background.spawn("timer wheel", Arc::clone(&wheel).run(stop.clone()));
@@ -308,6 +321,7 @@ fn open(
         wheel,
         retries,
         pops,
+        scaling,
         publisher,
         polls,
         expressions: Arc::default(),

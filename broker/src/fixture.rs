@@ -5,6 +5,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
@@ -17,6 +18,7 @@ use crate::clock::ManualClock;
 use crate::config::GroupsConfig;
 use crate::deliver::polls::Polls;
 use crate::deliver::pop::{self, Pops};
+use crate::deliver::scaling::{self, Scaling};
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
@@ -177,6 +179,23 @@ pub fn topic_defaults() -> TopicDefaults {
     }
 }
 
+/// Changes of the number of queues, with a grace of a minute.
+pub fn scaling(
+    (store, topics): (&Arc<Store>, &Arc<Topics>),
+    offsets: &Arc<Offsets>,
+    polls: &Arc<Polls>,
+    members: &Arc<Members>,
+) -> Arc<Scaling> {
+    Arc::new(Scaling::new(scaling::Neighbours {
+        store: Arc::clone(store),
+        topics: Arc::clone(topics),
+        offsets: Arc::clone(offsets),
+        members: Arc::clone(members),
+        polls: Arc::clone(polls),
+        grace: Duration::from_secs(60),
+    }))
+}
+
 /// The services over one store, for tests of what calls them.
 #[derive(Debug)]
 pub struct World {
@@ -196,6 +215,10 @@ pub struct World {
     pub locks: Arc<Locks>,
     /// Popped messages.
     pub pops: Arc<Pops>,
+    /// Changes of the number of queues.
+    pub scaling: Arc<Scaling>,
+    /// Waiting pulls.
+    pub polls: Arc<Polls>,
     _dir: TempDir,
 }
 
@@ -219,12 +242,16 @@ impl World {
             Members::new(clock.clone(), Arc::clone(&metrics), config.member_expiry, config.max_members);
         let offsets = Offsets::new(&table, Arc::clone(&store), Arc::clone(&metrics), config.max_offsets);
         let offsets = Arc::new(offsets);
+        let members = Arc::new(members);
+        store.set_targets(Arc::clone(&topics) as _);
+        let scaling = scaling((&store, &topics), &offsets, &polls, &members);
         let pops = pops.start(pop::Neighbours {
             store: Arc::clone(&store),
             topics: Arc::clone(&topics),
             groups: Arc::clone(&groups),
             offsets: Arc::clone(&offsets),
-            polls,
+            scaling: Arc::clone(&scaling),
+            polls: Arc::clone(&polls),
             metrics,
             in_flight_max: 1000,
             queues_max: 1000,
@@ -235,9 +262,11 @@ impl World {
             store,
             topics,
             groups,
-            members: Arc::new(members),
+            members,
             offsets,
             pops,
+            scaling,
+            polls,
             _dir: dir,
         }
     }

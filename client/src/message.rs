@@ -140,6 +140,14 @@ impl Message {
         self.property(keys::SHARDING_KEY, key)
     }
 
+    /// Deliver before messages of lower priority, to consumers that pop. Queues stand for priorities: the topic's type
+    /// should be `PRIORITY`, and a priority beyond its last queue counts as that. Not together with delays, sharding keys
+    /// and transactions.
+    #[must_use]
+    pub fn priority(self, priority: u32) -> Self {
+        self.property(keys::PRIORITY, priority.min(i32::MAX.unsigned_abs()).to_string())
+    }
+
     /// A number of your own that is delivered as it is.
     #[must_use]
     pub const fn flag(mut self, flag: i32) -> Self {
@@ -267,6 +275,11 @@ impl Received {
     /// The tag.
     pub fn tag(&self) -> Option<&str> {
         self.properties().tags()
+    }
+
+    /// The priority that its sender gave it.
+    pub fn priority(&self) -> Option<u32> {
+        u32::try_from(self.properties().priority()?).ok()
     }
 
     /// The keys.
@@ -433,5 +446,10 @@ mod tests {
         let message = Message::new("T", "").key("a").key("b").tag("x").tag("y");
         assert_eq!(message.properties().keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(message.properties().tags(), Some("y"));
+        let urgent = Message::new("T", "").priority(7);
+        assert_eq!(
+            (urgent.properties().priority(), Message::new("T", "").properties().priority()),
+            (Some(7), None)
+        );
     }
 }

@@ -119,6 +119,27 @@ fn topics_are_created_listed_described_and_deleted() {
 }
 
 #[test]
+fn topics_are_scaled_and_typed() {
+    let shell = Shell::start_with(&["--scale-grace", "1s"]);
+    shell.ok("topic create T --queues 4 --message-type priority");
+    assert_eq!(shell.json("topic describe T")["attributes"]["message.type"], "PRIORITY");
+    shell.refused("topic create U --attribute message.type=X", 1, "choose one of");
+    let (code, ..) = shell.feed("produce T --priority 3", "urgent\nurgent too\n");
+    assert_eq!(code, 0);
+    assert_eq!(shell.json("topic describe T")["queues"][3]["messages"], 2);
+    shell.ok("consume T --group G --max 1");
+    assert_eq!(shell.json("topic scale T --queues 2")["outcome"], "changing");
+    let described = shell.json("topic describe T");
+    assert_eq!((&described["read_queues"], &described["queues"][3]["state"]), (&4.into(), &"sealed".into()));
+    assert_eq!(described["left_in_sealed"][0]["messages"], 1, "{described}");
+    assert!(shell.ok("topic describe T").contains("G\tbroker-a\t3\t1\n"));
+    shell.refused("topic scale T --queues 2 --force", 2, "--yes");
+    assert_eq!(shell.json("topic scale T --queues 2 --force --yes")["outcome"], "changed");
+    assert_eq!(shell.json("topic describe T")["read_queues"], 2);
+    shell.refused("topic scale U --queues 2", 1, "no topic is called U");
+}
+
+#[test]
 fn groups_are_created_listed_described_and_deleted() {
     let shell = Shell::start();
     assert_eq!(shell.json("group create G --retries 3")["outcome"], "created");

@@ -14,6 +14,9 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// The scenarios wait for back-checks: early ones, twice at the same distance.
 const TRANSACTIONS: [&str; 4] = ["--transaction-timeout", "2s", "--transaction-check-interval", "2s"];
 
+/// Their producers hear of other queues at once.
+const SCALING: [&str; 2] = ["--scale-grace", "4s"];
+
 /// How the broker goes down in the middle.
 #[derive(Clone, Copy, Debug)]
 enum Restart {
@@ -39,7 +42,7 @@ fn suite(module: Module, policy: &str, how: Restart) {
         Err(why) => return java::skip(&why),
     };
     let mut flags = vec!["--policy", policy];
-    flags.extend(TRANSACTIONS);
+    flags.extend(TRANSACTIONS.iter().chain(&SCALING));
     let mut gantry = Gantry::start(&flags);
     let name_server = gantry.name_server().to_string();
     let mut arguments = vec!["--namesrv", name_server.as_str()];

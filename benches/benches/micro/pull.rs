@@ -29,6 +29,7 @@ pub fn run(criterion: &mut Criterion) {
             messages_max: MESSAGES,
             bytes_max: BYTES_MAX,
             filter: Filter::All,
+            below: None,
             own: None,
         };
         for copies in [false, true] {

@@ -13,6 +13,7 @@ mod message;
 mod output;
 mod produce;
 mod retry;
+mod scale;
 mod serve;
 mod store;
 mod topic;

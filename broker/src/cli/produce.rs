@@ -44,6 +44,9 @@ pub struct Produce {
     /// A property of every message; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     property: Vec<(String, String)>,
+    /// Priority of every message: higher ones are popped first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+    priority: Option<u32>,
     /// Deliver later: delay level 1 to 18, by default 1s 5s 10s 30s 1m 2m … 10m 20m 30m 1h 2h.
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=18))]
     delay: Option<u8>,
@@ -138,6 +141,9 @@ fn message(args: &Produce, topic: &TopicName, body: Vec<u8>) -> Message {
     }
     if let Some(tag) = &args.tag {
         message = message.tag(tag);
+    }
+    if let Some(priority) = args.priority {
+        message = message.priority(priority);
     }
     for (name, value) in &args.property {
         message = message.property(name, value);

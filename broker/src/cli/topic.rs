@@ -1,4 +1,4 @@
-//! `gantry topic`: create, list, describe, delete.
+//! `gantry topic`: create, scale, list, describe, delete.
 
 use clap::{Args, Subcommand};
 use gantry_client::{Admin, MessageQueue};
@@ -9,7 +9,11 @@ use serde_json::json;
 
 use super::args::{Consent, Format, Printing, Target, pair};
 use super::output::{Failure, Output, done, time};
+use super::scale::{self, Scale};
+use crate::topics::attributes::MESSAGE_TYPE;
 
+const MESSAGE_TYPES: [&str; 7] =
+    ["NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "MIXED", "UNSPECIFIED"];
 const READ: i32 = 4;
 const WRITE: i32 = 2;
 
@@ -18,6 +22,8 @@ const WRITE: i32 = 2;
 pub enum TopicCommand {
     /// Create a topic on every broker.
     Create(Create),
+    /// Change the number of a topic's queues while it is in use.
+    Scale(Scale),
     /// List topics.
     List(List),
     /// Show a topic's configuration and queues.
@@ -37,7 +43,10 @@ pub struct Create {
     /// What clients may do: `rw`, `r` or `w`.
     #[arg(long, value_name = "PERM", default_value = "rw", value_parser = perm)]
     perm: i32,
-    /// An attribute, like `message.type=FIFO`; may be given several times.
+    /// What is sent to it, like NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY or MIXED.
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = MESSAGE_TYPES)]
+    message_type: Option<String>,
+    /// An attribute, like `gantry.scale=ordered`; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     attribute: Vec<(String, String)>,
     /// Change the topic if it exists.
@@ -108,6 +117,7 @@ fn perm_text(perm: i32) -> String {
 pub async fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
         TopicCommand::Create(args) => create(args).await,
+        TopicCommand::Scale(args) => scale::run(args).await,
         TopicCommand::List(args) => list(&args).await,
         TopicCommand::Describe(args) => describe(&args).await,
         TopicCommand::Delete(args) => delete(&args).await,
@@ -117,12 +127,13 @@ pub async fn run(command: TopicCommand) -> Result<(), Failure> {
 async fn create(args: Create) -> Result<(), Failure> {
     let client = args.target.connect().await?;
     let admin = client.admin();
+    let message_type = args.message_type.map(|kind| (MESSAGE_TYPE.to_owned(), kind.to_uppercase()));
     let wanted = TopicConfig {
         topic_name: args.topic,
         read_queue_nums: args.queues,
         write_queue_nums: args.queues,
         perm: args.perm,
-        attributes: args.attribute.into_iter().collect(),
+        attributes: args.attribute.into_iter().chain(message_type).collect(),
         ..TopicConfig::default()
     };
     let existing = admin.topic_config(&wanted.topic_name).await?;
@@ -227,7 +238,7 @@ async fn queue_lines(admin: &Admin, topic: &str) -> Result<Vec<QueueLine>, Failu
     Ok(lines)
 }
 
-fn missing(topic: &str) -> Failure {
+pub(super) fn missing(topic: &str) -> Failure {
     Failure::Refused(format!("no topic is called {topic}; see `gantry topic list --all`"))
 }
 
@@ -236,6 +247,7 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
     let admin = client.admin();
     let config = admin.topic_config(&args.topic).await?.ok_or_else(|| missing(&args.topic))?;
     let lines = queue_lines(&admin, &args.topic).await?;
+    let sealed = scale::sealed(&admin, &config).await?;
     let messages: i64 = lines.iter().map(|line| line.max - line.min).sum();
     let mut output = Output::new(args.printing.output);
     match output.format() {
@@ -246,6 +258,7 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
                     json!({
                         "broker": line.queue.broker.as_str(), "queue": line.queue.id.get(), "min": line.min,
                         "max": line.max, "messages": line.max - line.min, "last_stored_ms": line.last.get(),
+                        "state": scale::state(&config, line.queue.id),
                     })
                 })
                 .collect();
@@ -253,6 +266,7 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
                 "topic": config.topic_name, "read_queues": config.read_queue_nums,
                 "write_queues": config.write_queue_nums, "perm": perm_text(config.perm),
                 "attributes": config.attributes, "messages": messages, "queues": queues,
+                "left_in_sealed": sealed.iter().map(scale::Left::json).collect::<Vec<_>>(),
             }))?;
         }
         Format::Text => {
@@ -275,10 +289,12 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
                         line.max.to_string(),
                         (line.max - line.min).to_string(),
                         time(line.last),
+                        scale::state(&config, line.queue.id).to_owned(),
                     ]
                 })
                 .collect();
-            output.table(&["BROKER", "QUEUE", "MIN", "MAX", "MESSAGES", "LAST STORED"], &rows)?;
+            output.table(&["BROKER", "QUEUE", "MIN", "MAX", "MESSAGES", "LAST STORED", "STATE"], &rows)?;
+            scale::print(&mut output, &sealed)?;
         }
     }
     output.flush()?;

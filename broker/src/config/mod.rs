@@ -265,11 +265,21 @@ pub struct TopicsConfig {
     /// Whether replies to request messages are stored too, in `<cluster>_REPLY_TOPIC`, and not only pushed to
     /// who waits for them. Default true.
     pub store_replies: bool,
+    /// How long producers may go by a route from before a change of a topic's queues. Official clients ask every 30 s.
+    /// Default 60 s.
+    pub scale_grace: Duration,
 }
 
 impl Default for TopicsConfig {
     fn default() -> Self {
-        Self { auto_create: true, default_queues: 4, template_queues: 8, max: 100_000, store_replies: true }
+        Self {
+            auto_create: true,
+            default_queues: 4,
+            template_queues: 8,
+            max: 100_000,
+            store_replies: true,
+            scale_grace: Duration::from_secs(60),
+        }
     }
 }
 

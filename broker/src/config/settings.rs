@@ -154,6 +154,9 @@ settings! {
     "topics.store_replies" "GANTRY_STORE_REPLIES" "store-replies" "true|false"
         "Store replies to request messages, beside pushing them [default: true]"
         |c, text| c.topics.store_replies = switch(text)?;
+    "topics.scale_grace" "GANTRY_SCALE_GRACE" "scale-grace" "TIME"
+        "How long producers may go by a route from before a change of queues [default: 60s]"
+        |c, text| c.topics.scale_grace = units::duration(text)?;
 
     "limits.message_bytes" "GANTRY_MAX_MESSAGE_SIZE" "max-message-size" "SIZE"
         "Most bytes of one message's body [default: 4MiB]"

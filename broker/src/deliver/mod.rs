@@ -8,3 +8,4 @@ mod polls_tests;
 pub mod pop;
 pub mod pull;
 pub mod retry;
+pub mod scaling;

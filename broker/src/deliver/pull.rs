@@ -38,6 +38,8 @@ pub struct PullRequest {
     pub bytes_max: usize,
     /// Which messages are wanted.
     pub filter: Filter,
+    /// Where in the log messages begin that may not be given yet, see [`Scaling::limit`](super::scaling::Scaling::limit).
+    pub below: Option<PhyOffset>,
     /// What the member that asks takes itself, if others of its group want other messages. Those are named then, not
     /// given: it would drop them.
     pub own: Option<Filter>,
@@ -116,7 +118,12 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     let mut next = from;
     let mut looks = Looks::new(&request.filter, request.own.as_ref());
     let (mut strangers, mut strangers_bytes) = (Vec::new(), 0);
+    let mut is_held_back = false;
     for entry in &scratch.entries {
+        if request.below.is_some_and(|below| entry.phy >= below) {
+            is_held_back = true;
+            break;
+        }
         let size = entry.size as usize;
         let verdict = looks.by_entry(entry.tags_code);
         if entry.is_blank() || verdict == Verdict::Unwanted {
@@ -154,7 +161,11 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
         next = entry.at + 1;
     }
     let messages = messages.runs;
-    let status = if messages.is_empty() { PullStatus::NoneMatched } else { PullStatus::Found };
+    let status = match (messages.is_empty(), is_held_back && next == from) {
+        (false, _) => PullStatus::Found,
+        (true, false) => PullStatus::NoneMatched,
+        (true, true) => PullStatus::AtEnd,
+    };
     Pulled { status, next, min, max, messages, strangers }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::TopicKind;
-use gantry_proto::record::{BatchItems, Properties, Text, TransactionFlag, keys};
+use gantry_proto::record::{BatchItems, HotProperties, Properties, Text, TransactionFlag, keys};
 
 use super::resend::Again;
-use super::{ADDED_PROPERTIES, Incoming, Publisher, Scratch, SendError, Sent, draft, pick_queue};
+use super::{ADDED_PROPERTIES, Incoming, Publisher, Scratch, SendError, Sent, draft};
 use crate::store::Queue;
 use crate::store::dedup::DedupKey;
 use crate::timer::{self, TimerError};
@@ -45,7 +45,9 @@ impl Publisher {
             return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
         }
         check_timer(incoming.properties)?;
-        let queue_id = pick_queue(&topic, incoming.queue_id, false)?;
+        self.check_batch(&topic, incoming.body)?;
+        let hot = HotProperties::default();
+        let queue_id = self.pick_queue(&topic, incoming.queue_id, false, Properties::default(), &hot)?;
         let queue = self.queue_of(&topic, queue_id)?;
         let mut look_up = LookUp::Later;
         loop {

@@ -5,6 +5,7 @@
 //! after a batch of sends and answers when [`Sent::end`] is settled.
 
 mod batch;
+mod place;
 pub mod reply;
 mod resend;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_proto::error::DecodeError;
 use gantry_proto::ids::{Millis, PhyOffset, QueueId, QueueOffset};
@@ -28,6 +30,7 @@ use crate::routes::drain::{Drain, Leaving};
 use crate::store::dedup::DedupTopic;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
 use crate::timer::{self, Levels, TimerError};
+use crate::topics::kinds::MessageType;
 use crate::topics::{Topic, TopicError, Topics};
 use crate::transaction::{BeginError, Transactions};
 use resend::Again;
@@ -125,6 +128,28 @@ pub enum SendError {
         /// The queue that was asked for.
         asked: i32,
     },
+    /// The queue is sealed or gone, and the message belongs into an order of which this broker cannot say where it goes on.
+    #[error(
+        "queue {queue} of topic {topic} takes no more messages, {queues} queues do: refresh the route and send again"
+    )]
+    Sealed {
+        /// The topic.
+        topic: TopicName,
+        /// The queue that was asked for.
+        queue: QueueId,
+        /// Queues that are written.
+        queues: u32,
+    },
+    /// The topic is for messages of another type, and checks them.
+    #[error("topic {topic} takes messages of type {takes}, this one is {found}: send it to another topic")]
+    Type {
+        /// The topic.
+        topic: TopicName,
+        /// What it takes.
+        takes: MessageType,
+        /// What the message is.
+        found: MessageType,
+    },
     /// The body is too long.
     #[error("the body is {size} bytes, the limit is {limit}: send less or raise --max-message-size")]
     BodyTooLarge {
@@ -181,6 +206,8 @@ pub struct Publisher {
     /// Most bytes of a body, or of a batch.
     body_bytes_max: usize,
     cluster: String,
+    /// How long producers may go by a route from before a change of the number of queues.
+    scale_grace: Duration,
     /// Ids for messages that come without one.
     uniq_keys: UniqKeys,
 }
@@ -197,7 +224,7 @@ impl Publisher {
         drain: Arc<Drain>,
         levels: Levels,
         body_bytes_max: usize,
-        cluster: String,
+        (cluster, scale_grace): (String, Duration),
         address: std::net::IpAddr,
     ) -> Self {
         let uniq_keys = UniqKeys::new(address, std::process::id(), fastrand::u32(..));
@@ -211,6 +238,7 @@ impl Publisher {
             levels,
             body_bytes_max,
             cluster,
+            scale_grace,
             uniq_keys,
         }
     }
@@ -233,7 +261,8 @@ impl Publisher {
             }
             _ => (named, false),
         };
-        let queue_id = pick_queue(&topic, incoming.queue_id, dead)?;
+        self.check_type(&topic, incoming.properties, &hot)?;
+        let queue_id = self.pick_queue(&topic, incoming.queue_id, dead, incoming.properties, &hot)?;
         let mut properties = std::mem::take(&mut scratch.properties);
         self.fill_properties(&mut properties, incoming, &hot, dead, &mut scratch.uniq_key);
         let sent = self.store_one(&topic, queue_id, incoming, &hot, dead, &mut properties, scratch);
@@ -388,19 +417,6 @@ impl Publisher {
     fn dedup_topic(topic: &Topic) -> Option<DedupTopic> {
         let wanted = topic.kind == TopicKind::User && topic.dedup;
         wanted.then(|| DedupTopic::new(topic.name.as_str()))
-    }
-}
-
-/// The queue that a message goes to.
-fn pick_queue(topic: &Topic, asked: i32, dead: bool) -> Result<QueueId, SendError> {
-    if !topic.is_writable() {
-        return Err(SendError::NotWritable { topic: topic.name.clone() });
-    }
-    let queues = topic.write_queues().max(topic.read_queues());
-    match QueueId::from_wire(asked) {
-        Some(id) if id.get() < queues && !dead => Ok(id),
-        Some(_) if !dead => Err(SendError::NoSuchQueue { topic: topic.name.clone(), queues, asked }),
-        _ => Ok(QueueId::new(fastrand::u32(0..topic.write_queues().max(1)))),
     }
 }
 

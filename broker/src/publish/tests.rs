@@ -7,6 +7,7 @@ use gantry_proto::record::{PropertiesBuf, TransactionFlag};
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock::ManualClock;
 use crate::config::{GroupsConfig, TimerConfig};
 use crate::fixture;
 use crate::groups::Groups;
@@ -14,16 +15,18 @@ use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::transaction::{self, EndRequest, EndSource, Ended, Neighbours, Outcome, Resolution, Rules};
 
-struct Edge {
-    store: Arc<Store>,
+pub(super) struct Edge {
+    pub store: Arc<Store>,
+    pub clock: Arc<ManualClock>,
+    pub topics: Arc<Topics>,
     transactions: Arc<Transactions>,
-    publisher: Publisher,
+    pub publisher: Publisher,
     drain: Arc<Drain>,
     _dir: TempDir,
 }
 
 impl Edge {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let config = dir.path().join("config");
         let clock = fixture::clock();
@@ -55,33 +58,42 @@ impl Edge {
         let drain = Arc::new(drain);
         let publisher = Publisher::new(
             Arc::clone(&store),
-            clock,
-            topics,
+            clock.clone(),
+            Arc::clone(&topics),
             Arc::clone(&transactions),
             Arc::new(retries),
             Arc::clone(&drain),
             levels,
             1 << 20,
-            "DefaultCluster".to_owned(),
+            ("DefaultCluster".to_owned(), Duration::from_secs(60)),
             [127, 0, 0, 1].into(),
         );
-        Self { store, transactions, publisher, drain, _dir: dir }
+        store.set_targets(Arc::clone(&topics) as _);
+        Self { store, clock, topics, transactions, publisher, drain, _dir: dir }
     }
 
     async fn send(&self, uniq_key: &str, body: &str, is_half: bool) -> Sent {
+        self.send_with(0, uniq_key, body, is_half).await
+    }
+
+    pub async fn send_to(&self, queue_id: i32, uniq_key: &str, is_half: bool) -> Sent {
+        self.send_with(queue_id, uniq_key, "body", is_half).await
+    }
+
+    async fn send_with(&self, queue_id: i32, uniq_key: &str, body: &str, is_half: bool) -> Sent {
         let mut properties = PropertiesBuf::new();
         properties.push(keys::UNIQ_KEY, uniq_key);
         properties.push(keys::PGROUP, "producers");
         if is_half {
             properties.push(keys::TRAN_MSG, "true");
         }
-        let incoming = incoming(properties.view(), body.as_bytes());
+        let incoming = Incoming { queue_id, ..incoming(properties.view(), body.as_bytes()) };
         let sent = self.publisher.send(&incoming, &mut Scratch::default()).expect("sent");
         self.dispatch(sent.end).await;
         sent
     }
 
-    async fn end(&self, half: &Sent, resolution: Resolution) -> Ended {
+    pub async fn end(&self, half: &Sent, resolution: Resolution) -> Ended {
         let request = EndRequest {
             group: GroupName::internal("producers"),
             half_queue_offset: half.queue_offset,
@@ -104,7 +116,7 @@ impl Edge {
     }
 }
 
-fn incoming<'a>(properties: Properties<'a>, body: &'a [u8]) -> Incoming<'a> {
+pub(super) fn incoming<'a>(properties: Properties<'a>, body: &'a [u8]) -> Incoming<'a> {
     Incoming {
         topic: "T",
         default_topic: "TBW102",

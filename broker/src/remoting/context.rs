@@ -18,6 +18,7 @@ use crate::deliver::expressions::Expressions;
 use crate::deliver::polls::Polls;
 use crate::deliver::pop::Pops;
 use crate::deliver::retry::Retries;
+use crate::deliver::scaling::Scaling;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::{Members, Outbox};
@@ -186,6 +187,8 @@ pub struct Services {
     pub retries: Arc<Retries>,
     /// Popped messages.
     pub pops: Arc<Pops>,
+    /// Changes of the number of queues.
+    pub scaling: Arc<Scaling>,
     /// The way into the log.
     pub publisher: Publisher,
     /// Waiting pulls.

@@ -87,6 +87,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::CleanUnusedTopic => {
             return upkeep::clean_unused_topics(&services.topics, &services.store);
         }
+        Code::UpdateAndCreateTopic => return topic::declare(topics, &services.scaling, request),
+        Code::UpdateAndCreateTopicList => return topic::declare_all(&services.scaling, request),
         Code::DeleteTopicInBroker => {
             let queues = (&services.store, &services.polls);
             let positions = (&services.offsets, &services.pops);
@@ -155,8 +157,6 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetAllProducerInfo => member::all_producers(members),
         Code::LockBatchMq => lock::lock(locks, broker, request),
         Code::UnlockBatchMq => lock::unlock(locks, broker, request),
-        Code::UpdateAndCreateTopic => topic::declare(topics, request),
-        Code::UpdateAndCreateTopicList => topic::declare_all(topics, request),
         Code::GetAllTopicConfig => topic::all(topics, request),
         Code::GetTopicConfig => topic::get(topics, request),
         Code::GetSystemTopicListFromBroker => topic::system_topics(topics),

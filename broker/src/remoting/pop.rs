@@ -27,6 +27,7 @@ use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, St
 use crate::groups::Reading;
 use crate::groups::attributes::Order;
 use crate::groups::members::Accord;
+use crate::topics::kinds::MessageType;
 
 /// The longest time a pop is held, whatever the client asks for.
 const POLL_MAX: Duration = Duration::from_secs(60);
@@ -82,7 +83,7 @@ impl ParkedPops {
         let request = &parked.request;
         let id = match request.wanted {
             Wanted::Queue(id) => id,
-            Wanted::All(_) => ANY_QUEUE,
+            Wanted::All(_) | Wanted::ByPriority(_) => ANY_QUEUE,
         };
         let party = match parked.asks {
             Asks::Messages => Party::Group(Share {
@@ -256,8 +257,26 @@ fn prepare(services: &Services, header: &PopMessageHeader<'_>) -> Result<PopRequ
         filter: filter_of(services, header.exp_type, header.exp)?,
         delivery,
         attempt: attempt_of(header.attempt_id, delivery)?,
+        wanted: by_priority(services, &request, delivery),
         ..request
     })
+}
+
+/// Where the topic's queues stand for priorities, the highest come first: as often as the group's `priority.factor`
+/// says, in percent, and always by default.
+fn by_priority(services: &Services, request: &PopRequest, delivery: Delivery) -> Wanted {
+    let Wanted::All(queues) = request.wanted else { return request.wanted };
+    let topic = services.topics.get(request.topic.as_str());
+    if delivery.is_ordered() || topic.is_none_or(|topic| topic.message_type != MessageType::Priority) {
+        return request.wanted;
+    }
+    let group = services.groups.get(request.group.as_str());
+    let factor = group.and_then(|group| group.config.attributes.get("priority.factor")?.parse::<u32>().ok());
+    if factor.is_none_or(|percent| fastrand::u32(..100) < percent) {
+        Wanted::ByPriority(queues)
+    } else {
+        request.wanted
+    }
 }
 
 /// Checks group, topic and queue. The rest of the request asks for one message of any kind.

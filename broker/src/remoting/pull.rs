@@ -76,7 +76,8 @@ impl ParkedPulls {
             Err(full) => return Err(Box::new((parked, full))),
         };
         // A message that came before the place was taken woke nobody.
-        if parked.request.queue.max() > parked.request.from {
+        // What is held back is looked at again soon.
+        if parked.request.queue.max() > parked.request.from && parked.request.below.is_none() {
             mailbox.wake(token);
         }
         self.deadlines.insert((parked.deadline, token));
@@ -148,7 +149,7 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     if tell_reset(connection, &parked) {
         return;
     }
-    let pulled = look(connection, &parked);
+    let pulled = look(connection, &mut parked);
     if !pulled.strangers.is_empty() {
         return hand_over(connection, &parked, pulled);
     }
@@ -209,7 +210,10 @@ fn prepare(
         ));
     }
     let queues = topic.read_queues();
-    let id = QueueId::from_wire(header.queue_id).filter(|id| id.get() < queues).ok_or_else(|| {
+    // A queue that the topic no longer has is read by whoever has not heard of that.
+    let is_there =
+        |id: &QueueId| id.get() < queues || services.store.find_queue(topic.name.as_str(), *id).is_some();
+    let id = QueueId::from_wire(header.queue_id).filter(is_there).ok_or_else(|| {
         let why = format!(
             "topic {} has {queues} queues to read, there is no queue {}",
             topic.name, header.queue_id
@@ -231,6 +235,7 @@ fn prepare(
         messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
         bytes_max: BYTES_MAX,
         filter: selected.filter,
+        below: None,
         own: selected.own,
     };
     Ok(Prepared {
@@ -363,7 +368,8 @@ fn tell_reset(connection: &mut Connection, parked: &Parked) -> bool {
     true
 }
 
-fn look(connection: &mut Connection, parked: &Parked) -> Pulled {
+fn look(connection: &mut Connection, parked: &mut Parked) -> Pulled {
+    parked.request.below = connection.services.scaling.limit(&parked.key);
     pull(&connection.services.store, &parked.request, &mut connection.pulls)
 }
 
@@ -384,7 +390,7 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
         return;
     }
     refresh(connection, &mut parked);
-    let pulled = look(connection, &parked);
+    let pulled = look(connection, &mut parked);
     if !pulled.strangers.is_empty() {
         return hand_over(connection, &parked, pulled);
     }
@@ -412,7 +418,7 @@ pub(super) fn finish(connection: &mut Connection, mut parked: Parked) {
         return;
     }
     refresh(connection, &mut parked);
-    let pulled = look(connection, &parked);
+    let pulled = look(connection, &mut parked);
     if !pulled.strangers.is_empty() {
         return hand_over(connection, &parked, pulled);
     }

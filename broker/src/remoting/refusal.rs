@@ -6,6 +6,7 @@ use super::context::{Reply, chain};
 use crate::deliver::expressions::{FilterError, WantedError};
 use crate::deliver::pop::PopError;
 use crate::deliver::retry::SendBackError;
+use crate::deliver::scaling::ScaleError;
 use crate::groups::members::CallError;
 use crate::groups::modes::ModeError;
 use crate::groups::offsets::CommitError;
@@ -34,7 +35,9 @@ pub(super) fn append(error: &AppendError) -> ResponseCode {
 pub(super) fn send(error: &SendError) -> ResponseCode {
     match error {
         SendError::Topic(error) => topic(error),
-        SendError::NotWritable { .. } | SendError::Leaving(_) => ResponseCode::NoPermission,
+        SendError::NotWritable { .. } | SendError::Sealed { .. } | SendError::Leaving(_) => {
+            ResponseCode::NoPermission
+        }
         SendError::NoSuchQueue { .. } => ResponseCode::InvalidParameter,
         SendError::BodyTooLarge { .. }
         | SendError::BatchNotAllowed { .. }
@@ -42,6 +45,7 @@ pub(super) fn send(error: &SendError) -> ResponseCode {
         | SendError::EmptyBatch
         | SendError::Encode(_)
         | SendError::Timer(_)
+        | SendError::Type { .. }
         | SendError::Begin(BeginError::NoKey) => ResponseCode::MessageIllegal,
         SendError::Begin(BeginError::TooManyOpen { .. }) => ResponseCode::SystemBusy,
         SendError::Retry(error) => retry(error),
@@ -111,11 +115,22 @@ pub(super) fn topic(error: &TopicError) -> ResponseCode {
         TopicError::Illegal { .. }
         | TopicError::System(_)
         | TopicError::Queues { .. }
-        | TopicError::Perm { .. } => ResponseCode::InvalidParameter,
+        | TopicError::Perm { .. }
+        | TopicError::Attribute { .. }
+        | TopicError::NoMultiple { .. } => ResponseCode::InvalidParameter,
+        TopicError::UnderWay { .. } => ResponseCode::IllegalOperation,
         TopicError::NoPermission(_) => ResponseCode::NoPermission,
         TopicError::NotExist(_) => ResponseCode::TopicNotExist,
         TopicError::Full { .. } => ResponseCode::SystemBusy,
         TopicError::Save(_) => ResponseCode::SystemError,
+    }
+}
+
+/// Why the number of a topic's queues was not changed.
+fn scale(error: &ScaleError) -> ResponseCode {
+    match error {
+        ScaleError::Topic(error) => topic(error),
+        ScaleError::Offsets(error) => commit(error),
     }
 }
 
@@ -242,6 +257,7 @@ as_reply! {
     RecallError => recall,
     ModeError => mode,
     PopError => pop,
+    ScaleError => scale,
     StartError => start,
     TopicError => topic,
 }

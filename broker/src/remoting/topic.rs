@@ -22,10 +22,12 @@ use super::member::body_of;
 use super::offset::known_topic;
 use crate::deliver::polls::Polls;
 use crate::deliver::pop::Pops;
+use crate::deliver::scaling::Scaling;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
 use crate::groups::offsets::{CommitError, Offsets};
 use crate::store::{Queue, Store};
+use crate::topics::scale::Haste;
 use crate::topics::{TopicError, Topics, attributes, perm};
 
 /// Entries of one page of codes 21 and 201, at the most.
@@ -34,41 +36,57 @@ pub(super) const PAGE_MAX: usize = 2000;
 const DECLARED_MAX: usize = 10_000;
 
 /// Code 17.
-pub fn declare(topics: &Topics, request: &OwnedCommand) -> Reply {
-    settle(|| {
-        let header: CreateTopicHeader = request.header()?;
-        let current = topics.get(&header.topic);
-        let mut config = current.map_or_else(TopicConfig::default, |topic| topic.config.clone());
-        let change = header.attributes.as_deref().unwrap_or_default();
-        attributes::change(&mut config.attributes, change)
-            .map_err(|error| Reply::refused(ResponseCode::InvalidParameter, error.to_string()))?;
-        let queues = i32::try_from(topics.default_queues()).unwrap_or(i32::MAX);
-        config.topic_name = header.topic;
-        config.read_queue_nums = header.read_queue_nums.unwrap_or(queues);
-        config.write_queue_nums = header.write_queue_nums.unwrap_or(queues);
-        config.perm = header.perm.unwrap_or(perm::READ | perm::WRITE);
-        config.topic_filter_type =
-            header.topic_filter_type.filter(|kind| !kind.is_empty()).unwrap_or(config.topic_filter_type);
-        config.topic_sys_flag = header.topic_sys_flag.unwrap_or(0);
-        config.order = header.order;
-        topics.declare(config)?;
-        Ok(Reply::ok())
-    })
+pub fn declare(topics: &Topics, scaling: &Arc<Scaling>, request: &OwnedCommand) -> Handled {
+    match declared(topics, request) {
+        Ok((config, haste)) => {
+            let scaling = Arc::clone(scaling);
+            Handled::later(async move {
+                scaling.declare(config, haste).await.map_or_else(Reply::from, |_| Reply::ok())
+            })
+        }
+        Err(refused) => refused.into(),
+    }
+}
+
+fn declared(topics: &Topics, request: &OwnedCommand) -> Result<(TopicConfig, Haste), Reply> {
+    let header: CreateTopicHeader = request.header()?;
+    let current = topics.get(&header.topic);
+    let mut config = current.map_or_else(TopicConfig::default, |topic| topic.config.clone());
+    let change = header.attributes.as_deref().unwrap_or_default();
+    attributes::change(&mut config.attributes, change)
+        .map_err(|error| Reply::refused(ResponseCode::InvalidParameter, error.to_string()))?;
+    let queues = i32::try_from(topics.default_queues()).unwrap_or(i32::MAX);
+    config.topic_name = header.topic;
+    config.read_queue_nums = header.read_queue_nums.unwrap_or(queues);
+    config.write_queue_nums = header.write_queue_nums.unwrap_or(queues);
+    config.perm = header.perm.unwrap_or(perm::READ | perm::WRITE);
+    config.topic_filter_type =
+        header.topic_filter_type.filter(|kind| !kind.is_empty()).unwrap_or(config.topic_filter_type);
+    config.topic_sys_flag = header.topic_sys_flag.unwrap_or(0);
+    config.order = header.order;
+    let haste = if header.force == Some(true) { Haste::Force } else { Haste::Wait };
+    Ok((config, haste))
 }
 
 /// Code 18. Stops at the first topic that is refused; those before it are declared.
-pub fn declare_all(topics: &Topics, request: &OwnedCommand) -> Reply {
-    settle(|| {
-        let body: CreateTopicListBody = body_of(request)?;
-        let count = body.topic_config_list.len();
-        if count > DECLARED_MAX {
-            let why = format!("{count} topics at once, the limit is {DECLARED_MAX}: declare fewer");
-            return Err(Reply::refused(ResponseCode::InvalidParameter, why));
-        }
+pub fn declare_all(scaling: &Arc<Scaling>, request: &OwnedCommand) -> Handled {
+    let body: CreateTopicListBody = match body_of(request) {
+        Ok(body) => body,
+        Err(refused) => return refused.into(),
+    };
+    let count = body.topic_config_list.len();
+    if count > DECLARED_MAX {
+        let why = format!("{count} topics at once, the limit is {DECLARED_MAX}: declare fewer");
+        return Reply::refused(ResponseCode::InvalidParameter, why).into();
+    }
+    let scaling = Arc::clone(scaling);
+    Handled::later(async move {
         for config in body.topic_config_list {
-            topics.declare(config)?;
+            if let Err(error) = scaling.declare(config, Haste::Wait).await {
+                return error.into();
+            }
         }
-        Ok(Reply::ok())
+        Reply::ok()
     })
 }
 

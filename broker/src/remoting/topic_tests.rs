@@ -17,8 +17,8 @@ fn text(reply: &Reply) -> &str {
     std::str::from_utf8(&reply.body).unwrap()
 }
 
-#[test]
-fn a_declared_topic_is_shown_as_it_was_declared() {
+#[tokio::test]
+async fn a_declared_topic_is_shown_as_it_was_declared() {
     let world = World::new();
     let header = CreateTopicHeader {
         topic: "T".to_owned(),
@@ -29,7 +29,7 @@ fn a_declared_topic_is_shown_as_it_was_declared() {
         attributes: Some("+message.type=FIFO".to_owned()),
         ..CreateTopicHeader::default()
     };
-    assert_eq!(declare(&world.topics, &request(&header)).code, 0);
+    assert_eq!(World::settle(declare(&world.topics, &world.scaling, &request(&header))).await.code, 0);
     let shown = get(&world.topics, &request(&GetTopicConfigHeader { topic: "T".to_owned(), lo: None }));
     assert_eq!(
         text(&shown),
@@ -37,14 +37,14 @@ fn a_declared_topic_is_shown_as_it_was_declared() {
     );
     // Attributes that a change does not name stay.
     let narrow = CreateTopicHeader { read_queue_nums: None, perm: Some(4), attributes: None, ..header };
-    assert_eq!(declare(&world.topics, &request(&narrow)).code, 0);
+    assert_eq!(World::settle(declare(&world.topics, &world.scaling, &request(&narrow))).await.code, 0);
     let topic = world.topics.get("T").unwrap();
     assert_eq!((topic.read_queues(), topic.write_queues(), topic.config.perm), (4, 8, 4));
     assert_eq!(topic.config.attributes["message.type"], "FIFO");
 }
 
-#[test]
-fn wrong_declarations_are_refused() {
+#[tokio::test]
+async fn wrong_declarations_are_refused() {
     let world = World::new();
     let code = |topic: &str, perm, attributes: &str| {
         let header = CreateTopicHeader {
@@ -53,23 +53,24 @@ fn wrong_declarations_are_refused() {
             attributes: Some(attributes.to_owned()),
             ..CreateTopicHeader::default()
         };
-        declare(&world.topics, &request(&header)).code
+        World::settle(declare(&world.topics, &world.scaling, &request(&header)))
     };
-    assert_eq!(code("a b", 6, ""), 29);
-    assert_eq!(code("TBW102", 6, ""), 29);
-    assert_eq!(code("T", 99, ""), 29);
-    assert_eq!(code("T", 6, "x"), 29);
+    assert_eq!(code("a b", 6, "").await.code, 29);
+    assert_eq!(code("TBW102", 6, "").await.code, 29);
+    assert_eq!(code("T", 99, "").await.code, 29);
+    assert_eq!(code("T", 6, "x").await.code, 29);
     assert_eq!(get(&world.topics, &named("T")).code, 17);
     assert_eq!(stats(&world.topics, &world.store, "broker-a", &named("T")).code, 17);
-    assert_eq!(declare_all(&world.topics, &OwnedCommand::default()).code, 1);
+    assert_eq!(World::settle(declare_all(&world.scaling, &OwnedCommand::default())).await.code, 1);
 }
 
-#[test]
-fn several_topics_are_declared_at_once() {
+#[tokio::test]
+async fn several_topics_are_declared_at_once() {
     let world = World::new();
     let topic = |name: &str| TopicConfig { topic_name: name.to_owned(), ..TopicConfig::default() };
     let body = CreateTopicListBody { topic_config_list: vec![topic("A"), topic("B"), topic("bad name")] };
-    assert_eq!(declare_all(&world.topics, &OwnedCommand::request(18, &()).body(body.to_json())).code, 29);
+    let request = OwnedCommand::request(18, &()).body(body.to_json());
+    assert_eq!(World::settle(declare_all(&world.scaling, &request)).await.code, 29);
     assert!(world.topics.get("A").is_some() && world.topics.get("B").is_some());
 }
 

@@ -29,14 +29,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use gantry_proto::ids::{Millis, PhyOffset, QueueId};
 use gantry_proto::names::TopicName;
 
 pub use append::{AppendError, Appended, Batch, Placed};
 pub use open::{OpenError, StoreOptions};
-pub use projection::{ApplyError, Dispatched, Projection, Save};
+pub use projection::{ApplyError, Dispatched, Projection, Save, Targets};
 pub use queue::{Queue, QueueEntry};
 pub use read::{LogRuns, LogSlice, Messages, ReadError};
 pub use recover::Recovered;
@@ -89,6 +89,7 @@ pub struct Store {
     /// Held while a checkpoint is taken: two at a time would write the same files.
     checkpointing: Mutex<()>,
     closed: AtomicBool,
+    targets: OnceLock<Arc<dyn Targets>>,
     recovered: Recovered,
     /// Gaps of the log.
     gaps: Vec<Gap>,
@@ -129,6 +130,11 @@ impl Store {
     /// First byte behind the last written record.
     pub fn max_offset(&self) -> PhyOffset {
         self.log.marks().written.get()
+    }
+
+    /// First byte that not every projection has applied.
+    pub fn dispatched_offset(&self) -> PhyOffset {
+        self.log.marks().dispatched.get()
     }
 
     /// First byte behind the last record that consumers may see.
@@ -215,6 +221,19 @@ impl Store {
     /// The queue, if it was ever asked for.
     pub fn find_queue(&self, topic: &str, id: QueueId) -> Option<Arc<Queue>> {
         self.folds.queues.find(topic, id)
+    }
+
+    /// The queue for a message that waited for the queue `id`, made when it is not there yet: that one, unless it is no
+    /// longer written.
+    pub fn target(&self, topic: &TopicName, id: QueueId) -> io::Result<Arc<Queue>> {
+        let id = self.targets.get().map_or(id, |targets| targets.target(topic, id));
+        self.queue(topic, id)
+    }
+
+    /// Asks `targets` from now on; only the first call counts.
+    pub fn set_targets(&self, targets: Arc<dyn Targets>) {
+        // A second one would be a mistake of the caller's that harms nothing.
+        let _ = self.targets.set(targets);
     }
 
     /// All queues of a topic.

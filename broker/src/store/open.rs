@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use gantry_proto::ids::PhyOffset;
 
@@ -166,6 +166,7 @@ impl Store {
             saved: Mutex::new(None),
             checkpointing: Mutex::new(()),
             closed: AtomicBool::new(false),
+            targets: OnceLock::new(),
             recovered,
             gaps,
             _lock: lock,

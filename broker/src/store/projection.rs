@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use gantry_proto::ids::PhyOffset;
+use gantry_proto::ids::{PhyOffset, QueueId};
+use gantry_proto::names::TopicName;
 use gantry_proto::record::{HotProperties, RecordView};
 
 use super::queue::Queue;
@@ -34,6 +35,12 @@ pub enum ApplyError {
         /// What is wrong with it.
         what: String,
     },
+}
+
+/// Knows which queue goes on for one that is no longer written.
+pub trait Targets: Send + Sync + std::fmt::Debug {
+    /// The queue that gets a message which waited for the queue `asked` of the topic: that one, as long as it is written.
+    fn target(&self, topic: &TopicName, asked: QueueId) -> QueueId;
 }
 
 /// Writes a projection's file.

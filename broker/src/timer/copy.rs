@@ -78,10 +78,10 @@ fn push_delivered(
     let (Some(topic), Some(queue_id)) = (topic, queue_id) else {
         return Ok(Err(Undeliverable::NoTarget));
     };
-    let target = store.queue(&topic, queue_id)?;
+    let target = store.target(&topic, queue_id)?;
     let draft = RecordDraft {
         topic: topic.as_str(),
-        queue_id,
+        queue_id: target.id(),
         prepared_offset: mark_of(at),
         append_crc: true,
         ..RecordDraft::from_view(view, properties.raw())

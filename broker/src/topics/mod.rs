@@ -4,6 +4,8 @@
 //! takes a read lock and no copy.
 
 pub mod attributes;
+pub mod kinds;
+pub mod scale;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -12,12 +14,17 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use gantry_proto::ids::QueueId;
 use gantry_proto::names::{NameError, TopicKind, TopicName};
 use gantry_proto::remoting::body::topic::{DataVersion, TopicConfig, TopicConfigTable};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::saved::{Next, SaveError};
+use crate::store::Targets;
+use attributes::AttributeError;
+use kinds::MessageType;
+use scale::{Change, Haste, ScaleMode};
 use table::{File, configured, system_topics};
 
 /// Most queues that a topic may have.
@@ -34,9 +41,6 @@ pub mod perm {
     /// All bits that mean something, the one for priorities included.
     pub(super) const ALL: i32 = 15;
 }
-
-/// The attribute by which a topic says itself whether resends are looked for.
-const DEDUP_ATTRIBUTE: &str = "gantry.dedup";
 
 /// What the operator set for all topics.
 #[derive(Clone, Debug)]
@@ -70,17 +74,31 @@ pub struct Topic {
     pub config: TopicConfig,
     /// Whether resends are looked for.
     pub dedup: bool,
+    /// What is sent to it.
+    pub message_type: MessageType,
+    /// Whether a message of another type is refused.
+    pub checks_type: bool,
+    /// How the number of its queues changes.
+    pub scale: ScaleMode,
+    /// A change of that number which is under way.
+    pub change: Option<Change>,
     protected: bool,
 }
 
 impl Topic {
     fn new(name: TopicName, config: TopicConfig, defaults: &TopicDefaults) -> Self {
-        let dedup = match config.attributes.get(DEDUP_ATTRIBUTE).map(String::as_str) {
-            Some("true" | "on") => true,
-            Some("false" | "off") => false,
-            _ => defaults.dedup,
-        };
-        Self { kind: name.kind(), protected: name.is_protected(), dedup, name, config }
+        let switch = |key| attributes::switch(&config.attributes, key);
+        Self {
+            kind: name.kind(),
+            dedup: switch(attributes::DEDUP).unwrap_or(defaults.dedup),
+            message_type: MessageType::of(&config),
+            checks_type: switch(attributes::CHECK_TYPE).unwrap_or(false),
+            scale: ScaleMode::of(&config),
+            change: Change::of(&config),
+            protected: name.is_protected(),
+            name,
+            config,
+        }
     }
 
     /// Queues that consumers read.
@@ -142,6 +160,34 @@ pub enum TopicError {
     Perm {
         /// The topic.
         topic: String,
+        /// What was asked for.
+        asked: i32,
+    },
+    /// An attribute that cannot be.
+    #[error("topic {topic}: {why}")]
+    Attribute {
+        /// The topic.
+        topic: String,
+        /// What is wrong with it.
+        why: AttributeError,
+    },
+    /// The last change of its queues is not done.
+    #[error(
+        "the queues of topic {topic} are still changing, in order: wait until its groups have read what is left, or force it"
+    )]
+    UnderWay {
+        /// The topic.
+        topic: String,
+    },
+    /// In order, keys must move between known queues.
+    #[error(
+        "topic {topic} has {has} queues and is scaled in order: ask for a multiple or a divisor of that, not for {asked}"
+    )]
+    NoMultiple {
+        /// The topic.
+        topic: String,
+        /// Queues it has.
+        has: i32,
         /// What was asked for.
         asked: i32,
     },
@@ -244,8 +290,14 @@ impl Topics {
         Ok(made.expect("the decision leaves a topic"))
     }
 
-    /// Creates a topic or changes it, as an operator says. No change is a success.
+    /// Creates a topic or changes it, as an operator says. No change is a success. Queues that hold messages are kept
+    /// for their readers, see [`scale`].
     pub fn declare(&self, config: TopicConfig) -> Result<Arc<Topic>, TopicError> {
+        self.declare_with(config, Haste::Wait)
+    }
+
+    /// The same, or at once.
+    pub fn declare_with(&self, config: TopicConfig, haste: Haste) -> Result<Arc<Topic>, TopicError> {
         let text = &config.topic_name;
         let name = TopicName::parse(text).map_err(|why| TopicError::Illegal { name: text.clone(), why })?;
         if self.is_system(text) {
@@ -259,13 +311,29 @@ impl Topics {
         if config.perm & !perm::ALL != 0 {
             return Err(TopicError::Perm { topic: text.clone(), asked: config.perm });
         }
-        let topic = Topic::new(name.clone(), config, &self.defaults);
-        let declared = self.change(&name, |current, entries| match current {
-            Some(current) if **current == topic => Ok(Next::Keep),
-            None if entries >= self.defaults.max => Err(TopicError::Full { max: self.defaults.max }),
-            _ => Ok(Next::Put(topic)),
+        let declared = self.change(&name, |current, entries| {
+            let before = current.map(|current| &current.config.attributes);
+            attributes::check(before, &config.attributes)
+                .map_err(|why| TopicError::Attribute { topic: name.to_string(), why })?;
+            let planned = scale::plan(current.map(|current| &**current), config, haste, self.clock.now())?;
+            let topic = Topic::new(name.clone(), planned, &self.defaults);
+            match current {
+                Some(current) if **current == topic => Ok(Next::Keep),
+                None if entries >= self.defaults.max => Err(TopicError::Full { max: self.defaults.max }),
+                _ => Ok(Next::Put(topic)),
+            }
         })?;
         Ok(declared.expect("the decision leaves a topic"))
+    }
+
+    /// Ends a change of queues, if it is still this one: the topic has the queues that are written.
+    pub fn settle(&self, name: &TopicName, change: Change) -> Result<Option<Arc<Topic>>, TopicError> {
+        self.change(name, |current, _| match current {
+            Some(current) if current.change == Some(change) => {
+                Ok(Next::Put(Topic::new(name.clone(), scale::settled(current), &self.defaults)))
+            }
+            _ => Ok(Next::Keep),
+        })
     }
 
     /// Forgets a topic; its messages are the store's business. `NotExist` when there is none.
@@ -329,5 +397,13 @@ impl Topics {
             .change(name, self.clock.now(), decide, |all, version| self.file.encode(all, version));
         self.changed.send_modify(|changes| *changes += 1);
         result
+    }
+}
+
+/// A message that waited for its queue goes where that queue's messages go now.
+impl Targets for Topics {
+    fn target(&self, topic: &TopicName, asked: QueueId) -> QueueId {
+        let topic = self.get(topic.as_str()).filter(|topic| topic.kind == TopicKind::User);
+        topic.map_or(asked, |topic| topic.target(asked))
     }
 }

@@ -167,7 +167,7 @@ fn the_table_is_bounded() {
 fn a_topic_says_itself_whether_resends_are_looked_for() {
     let (_dir, topics) = topics();
     let with = |value: &str| TopicConfig {
-        attributes: BTreeMap::from([(DEDUP_ATTRIBUTE.to_owned(), value.to_owned())]),
+        attributes: BTreeMap::from([(attributes::DEDUP.to_owned(), value.to_owned())]),
         ..config("T", 1)
     };
     assert!(!topics.declare(with("false")).unwrap().dedup);

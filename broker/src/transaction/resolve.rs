@@ -313,10 +313,10 @@ impl Transactions {
         } else {
             (half.topic.clone(), queue_id)
         };
-        let queue = self.store.queue(&topic, queue_id)?;
+        let queue = self.store.target(&topic, queue_id)?;
         let draft = RecordDraft {
             topic: topic.as_str(),
-            queue_id,
+            queue_id: queue.id(),
             sys_flag: view.sys_flag().with_transaction(TransactionFlag::Commit),
             prepared_offset: half.at,
             append_crc: true,

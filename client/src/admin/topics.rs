@@ -36,6 +36,16 @@ impl Admin {
 
     /// Creates a topic on every broker, or changes it. `attributes` of the configuration are set.
     pub async fn create_topic(&self, config: &TopicConfig) -> Result<()> {
+        self.declare_topic(config, None).await
+    }
+
+    /// Changes a topic at once, also where messages in queues that it no longer has were not read by every group: those
+    /// are given up.
+    pub async fn force_topic(&self, config: &TopicConfig) -> Result<()> {
+        self.declare_topic(config, Some(true)).await
+    }
+
+    async fn declare_topic(&self, config: &TopicConfig, force: Option<bool>) -> Result<()> {
         TopicName::parse(&config.topic_name)?;
         let attributes: Vec<String> =
             config.attributes.iter().map(|(key, value)| format!("+{key}={value}")).collect();
@@ -49,7 +59,7 @@ impl Admin {
             topic_sys_flag: Some(config.topic_sys_flag),
             order: config.order,
             attributes: (!attributes.is_empty()).then(|| attributes.join(",")),
-            force: None,
+            force,
             broker_name: None,
         };
         for (broker, link) in self.masters().await? {

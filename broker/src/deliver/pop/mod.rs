@@ -41,6 +41,7 @@ pub mod table;
 mod take;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::io;
 use std::path::Path;
@@ -52,6 +53,7 @@ use gantry_proto::names::{GroupName, NameError, TopicName, topics as topic_names
 use gantry_proto::record::EncodeError;
 
 use crate::deliver::polls::Polls;
+use crate::deliver::scaling::Scaling;
 use crate::groups::Groups;
 use crate::groups::offsets::{Key, Offsets};
 use crate::metrics::Metrics;
@@ -67,6 +69,7 @@ pub use settle::{Ack, Acked, Refused, Renewal, Renewed};
 pub use table::Standing;
 use table::Table;
 pub use take::{Found, Outcome, PopRequest, PoppedQueue, Seen, Start, Wanted};
+use turns::Turns;
 
 /// Messages in flight of one queue for one group, at the most.
 pub const QUEUE_MAX: usize = 10_000;
@@ -132,6 +135,8 @@ pub struct Neighbours {
     pub groups: Arc<Groups>,
     /// The groups' offsets follow what is done.
     pub offsets: Arc<Offsets>,
+    /// What may not be given yet while the number of queues changes.
+    pub scaling: Arc<Scaling>,
     /// Whoever waits for an orderly queue is woken here.
     pub polls: Arc<Polls>,
     /// Counters.
@@ -155,6 +160,8 @@ pub struct Pops {
     writer: Mutex<Batch>,
     /// First byte behind the newest record that was appended.
     logged_end: AtomicU64,
+    /// Whose turn it is where queues stand for priorities.
+    turns: Turns,
     /// Keeps the log from the first message in flight on.
     hold: Mutex<Option<Hold>>,
 }
@@ -193,6 +200,7 @@ impl Unstarted {
             with,
             writer: Mutex::default(),
             logged_end: AtomicU64::new(0),
+            turns: Turns::default(),
             hold: Mutex::default(),
         };
         pops.hold_log();

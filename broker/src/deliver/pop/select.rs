@@ -16,6 +16,7 @@ use gantry_proto::record::{Properties, RecordView};
 use super::record::{Delivery, OFFSETS_MAX, OrderKey};
 use super::table::{LEFT_MAX, Taking, View};
 use super::take::{PopRequest, Start, Wanted};
+use super::turns::by_priority;
 use super::{PopError, Pops, QUEUE_MAX};
 use crate::deliver::filter::{Filter, Verdict};
 use crate::deliver::pull::{BYTES_MAX, LOOKS_MAX, Looks, scan_of};
@@ -205,11 +206,12 @@ impl Pops {
         &self,
         request: &PopRequest,
         retry: Option<&TopicName>,
+        turn: Option<QueueId>,
         now: Millis,
     ) -> Result<Plan, PopError> {
         let mut plan = Plan::default();
         let retry_first = fastrand::u32(..100) < RETRY_FIRST_PERCENT;
-        for (topic, queue, from) in sources(request, retry, retry_first) {
+        for (topic, queue, from) in sources(request, retry, retry_first, turn) {
             let key = Key { group: request.group.clone(), topic, queue };
             if let Some(to) = self.with.offsets.pending_reset(&key) {
                 self.begin_at(&key, to)?;
@@ -335,7 +337,12 @@ impl Pops {
         let scan = if judge.needs_properties() { LOOKS_MAX } else { scan_of(&judge.request.filter, wanted) };
         let mut entries = Vec::new();
         self.with.store.entries(&queue, pick.next, scan, &mut entries);
+        let below = self.with.scaling.limit(&pick.key);
         for entry in entries {
+            if below.is_some_and(|below| entry.phy >= below) {
+                // It is not for this group yet, and whoever may go on then is woken.
+                return;
+            }
             if judge.looks.are_enough() {
                 break;
             }
@@ -401,12 +408,13 @@ fn pick_again(request: &PopRequest, pick: &mut Pick, plan: &mut Plan) -> bool {
     true
 }
 
-/// The queues that a pop looks at, in order: those of the topic from a random one on, and the retry queue before or
+/// The queues that a pop looks at, in order: those of the topic from a random one on or by priority, and the retry queue before or
 /// behind them.
 pub(super) fn sources(
     request: &PopRequest,
     retry: Option<&TopicName>,
     retry_first: bool,
+    turn: Option<QueueId>,
 ) -> Vec<(TopicName, QueueId, PoppedFrom)> {
     let from = if request.topic.kind() == TopicKind::Retry { PoppedFrom::Retry } else { PoppedFrom::Topic };
     let ids: Vec<QueueId> = match request.wanted {
@@ -415,6 +423,7 @@ pub(super) fn sources(
             let first = if count == 0 { 0 } else { fastrand::u32(..count) };
             (0..count).map(|number| QueueId::new((first + number) % count)).collect()
         }
+        Wanted::ByPriority(count) => by_priority(count, turn),
     };
     let mut sources: Vec<_> = ids.into_iter().map(|id| (request.topic.clone(), id, from)).collect();
     if let Some(retry) = retry {

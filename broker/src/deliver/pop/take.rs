@@ -29,6 +29,8 @@ pub enum Wanted {
     Queue(QueueId),
     /// All of them, so many.
     All(u32),
+    /// All of them, so many, the highest first.
+    ByPriority(u32),
 }
 
 /// Where a group begins in a queue that it has never consumed from.
@@ -138,9 +140,13 @@ impl Pops {
     /// [drives](crate::store::Store::drive) the store. `memory` is used for the messages.
     pub fn pop(&self, request: &PopRequest, memory: LogRuns) -> Result<Outcome, PopError> {
         let retry = request.retry_topic()?;
+        let turn = match request.wanted {
+            Wanted::ByPriority(queues) => self.turns.next(&request.group, &request.topic, queues),
+            Wanted::Queue(_) | Wanted::All(_) => None,
+        };
         for _ in 0..LOOKS_MAX {
             let now = self.with.store.clock().now();
-            let plan = self.look(request, retry.as_ref(), now)?;
+            let plan = self.look(request, retry.as_ref(), turn, now)?;
             if plan.picks.is_empty() {
                 if let Some((in_flight, max)) = plan.full {
                     return Err(PopError::Full { in_flight, max });
@@ -171,7 +177,7 @@ impl Pops {
     /// Whether a pop would find something, or would have to look further to know.
     pub fn has_some(&self, request: &PopRequest) -> Result<bool, PopError> {
         let retry = request.retry_topic()?;
-        let plan = self.look(request, retry.as_ref(), self.with.store.clock().now())?;
+        let plan = self.look(request, retry.as_ref(), None, self.with.store.clock().now())?;
         Ok(plan.messages > 0 || (plan.is_cut && !plan.picks.is_empty()))
     }
 
@@ -186,7 +192,7 @@ impl Pops {
             let queue = self.with.store.find_queue(topic.as_str(), id);
             queue.map_or(0, |queue| queue.max().get())
         };
-        let ends = sources(request, retry.as_ref(), false).into_iter().map(end);
+        let ends = sources(request, retry.as_ref(), false, None).into_iter().map(end);
         Seen { stirs, resets, ends: ends.fold(0, u64::wrapping_add) }
     }
 
@@ -207,7 +213,7 @@ impl Pops {
     pub fn peek(&self, request: &PopRequest, memory: LogRuns) -> Result<Found, PopError> {
         let retry = request.retry_topic()?;
         let now = self.with.store.clock().now();
-        let plan = self.look(request, retry.as_ref(), now)?;
+        let plan = self.look(request, retry.as_ref(), None, now)?;
         let found = self.read(&plan, now, PhyOffset::ZERO, memory);
         Ok(Found { rest: plan.rest + found.messages.messages() as u64, ..found })
     }
@@ -328,7 +334,7 @@ impl Pops {
 fn each_place(request: &PopRequest, mut at: impl FnMut(&(TopicName, QueueId))) {
     let queues = match request.wanted {
         Wanted::Queue(id) => id.get()..id.get().saturating_add(1),
-        Wanted::All(count) => 0..count,
+        Wanted::All(count) | Wanted::ByPriority(count) => 0..count,
     };
     let places = queues.map(QueueId::new).chain([ANY_QUEUE]).map(|id| (request.topic.clone(), id));
     let retry = request.retry_topic().ok().flatten().map(|retry| (retry, ANY_QUEUE));

@@ -15,6 +15,7 @@ use crate::clock::ManualClock;
 use crate::config::GroupsConfig;
 use crate::deliver::filter::Filter;
 use crate::fixture::{self, topic_defaults};
+use crate::groups::members::Members;
 use crate::groups::offsets::OffsetTable;
 use crate::store::LogRuns;
 
@@ -61,11 +62,15 @@ fn open(dir: &Path, clock: &Arc<ManualClock>, limit: usize) -> Open {
     groups.get_or_create("g").expect("a group");
     let offsets =
         Arc::new(Offsets::new(&table, Arc::clone(&store), Arc::clone(&metrics), config.max_offsets));
+    let topics = Arc::new(topics);
+    let members = Members::new(clock.clone(), Arc::clone(&metrics), config.member_expiry, 10);
+    let scaling = fixture::scaling((&store, &topics), &offsets, &polls, &Arc::new(members));
     let pops = unstarted.start(Neighbours {
         store: Arc::clone(&store),
-        topics: Arc::new(topics),
+        topics,
         groups: Arc::new(groups),
         offsets: Arc::clone(&offsets),
+        scaling,
         polls,
         metrics,
         in_flight_max: limit,

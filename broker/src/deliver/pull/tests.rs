@@ -39,6 +39,7 @@ impl World {
             messages_max: 32,
             bytes_max: BYTES_MAX,
             filter,
+            below: None,
             own,
         };
         pull(&self.store, &request, &mut Scratch::default())
@@ -52,7 +53,15 @@ fn sql(expression: &str) -> Filter {
 /// Asks for everything, to be looked at with a filter.
 fn request(queue: &Arc<Queue>, filter: Filter) -> PullRequest {
     let (from, own) = (QueueOffset::ZERO, None);
-    PullRequest { queue: Arc::clone(queue), from, messages_max: 32, bytes_max: BYTES_MAX, filter, own }
+    PullRequest {
+        queue: Arc::clone(queue),
+        from,
+        messages_max: 32,
+        bytes_max: BYTES_MAX,
+        filter,
+        below: None,
+        own,
+    }
 }
 
 /// Queue offsets of the messages.

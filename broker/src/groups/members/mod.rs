@@ -7,6 +7,7 @@
 //! broker gives out for a topic is all that one of them wants, so that it withholds nothing, and the
 //! group is counted and named once in the log.
 
+mod announce;
 mod calls;
 mod conflicts;
 mod peer;

@@ -467,6 +467,8 @@ pub struct HotProperties<'a> {
     pub bad_timer: Option<&'a str>,
     /// Messages with the same key are delivered in order.
     pub sharding_key: Option<&'a str>,
+    /// Priority of the message, as it was sent.
+    pub priority: Option<&'a str>,
     /// Number of messages in an inner batch.
     pub inner_num: Option<u32>,
     /// A receipt handle that a client sent back with the message; it must not be stored.
@@ -543,6 +545,7 @@ impl<'a> HotProperties<'a> {
             keys::TIMER_DELAY_SEC => self.timer_delay_secs = self.timer_number(value),
             keys::TIMER_OUT_MS => self.timer_out_ms = value.parse().ok(),
             keys::SHARDING_KEY => self.sharding_key = Some(value),
+            keys::PRIORITY => self.priority = Some(value),
             keys::INNER_NUM => self.inner_num = value.parse().ok(),
             keys::POP_CK => self.pop_ck = Some(value),
             _ => {}

@@ -7,6 +7,8 @@ import java.util.concurrent.ConcurrentHashMap;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.common.TopicConfig;
+import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
 
@@ -25,6 +27,7 @@ final class Popping {
                 Scenario.of("pop-mixed", Popping::mixed),
                 Scenario.of("pop-retry", Popping::retry),
                 Scenario.of("pop-dead", Popping::dead),
+                Scenario.of("pop-priority", Popping::priority),
                 Scenario.restarting("pop-restart", Popping::restart));
     }
 
@@ -179,6 +182,32 @@ final class Popping {
         });
         Expect.equal("dead letters", List.of("poison"), Seen.texts(env.run.read(env.run.queue(graveyard, 0))));
         Expect.equal("deliveries", 1, seen.size());
+    }
+
+    /** Queues stand for priorities, and the highest is popped first. */
+    private static void priority(Env env) throws Exception {
+        String topic = env.name("");
+        TopicConfig config = new TopicConfig(topic, 4, 4, 6);
+        config.getAttributes().put("+message.type", "PRIORITY");
+        env.run.admin.createAndUpdateTopicConfig(env.run.brokerAddress, config);
+        List<String> expected = new ArrayList<>();
+        for (int priority : List.of(0, 7, 3, 1)) {
+            Message message = Env.message(topic, "priority-" + priority);
+            message.setPriority(priority);
+            Expect.equal("queue", Math.min(priority, 3), env.send(message).getMessageQueue().getQueueId());
+        }
+        for (int priority : List.of(7, 3, 1, 0)) {
+            expected.add("priority-" + priority);
+        }
+        String group = env.name("group");
+        Seen seen = new Seen();
+        DefaultMQPushConsumer consumer = popping(env, group, topic, "*");
+        consumer.setConsumeThreadMin(1);
+        consumer.setConsumeThreadMax(1);
+        consumer.registerMessageListener(Env.accept(seen));
+        consumer.start();
+        Wait.until("4 messages", 40, () -> seen.size() >= 4, seen::bodies);
+        Expect.equal("order", expected, seen.bodies());
     }
 
     /** Acknowledged before the restart is done; everything else comes. */
