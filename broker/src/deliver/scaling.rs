@@ -12,7 +12,8 @@
 //!
 //! **In order** (`gantry.scale=ordered`). Keys move between queues that are alike modulo the smaller number. Of the pair,
 //! one is read first, the *leader*: the sealed one, or the one that was there before. A message in the other is given to
-//! a group only when all older ones in its leaders were committed by that group ([`Scaling::limit`]). That is asked anew
+//! a group only when all older ones in its leaders were committed by that group ([`Scaling::limit`]). One that has
+//! committed nothing there yet counts as having read nothing of it, until the grace is over. That is asked anew
 //! with each look and counts messages of producers with an old route as well, so the order of a key that one producer
 //! sends holds throughout. It ends as above; with more queues, when the grace is over and all groups have passed what
 //! was in the leaders then.
