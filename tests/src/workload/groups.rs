@@ -13,7 +13,9 @@ use gantry_client::proto::names::{GroupName, TopicName};
 use gantry_client::proto::receipt::{PoppedFrom, ReceiptHandle};
 use gantry_client::proto::record::RecordView;
 use gantry_client::proto::remoting::body::Body as _;
-use gantry_client::proto::remoting::body::group::SubscriptionGroupConfig;
+use gantry_client::proto::remoting::body::group::{
+    CustomizedRetryPolicy, GroupRetryPolicy, SubscriptionGroupConfig,
+};
 use gantry_client::proto::remoting::body::queues::{BatchAck, BatchAckMessageBody};
 use gantry_client::proto::remoting::codes::{RequestCode, ResponseCode};
 use gantry_client::proto::remoting::header::OwnedCommand;
@@ -168,6 +170,11 @@ impl Shared {
         let config = SubscriptionGroupConfig {
             group_name: group.name.to_owned(),
             retry_max_times: i32::from(group.retries_max),
+            // For what is pushed; popped messages come when their invisible time is over.
+            group_retry_policy: GroupRetryPolicy {
+                customized_retry_policy: Some(CustomizedRetryPolicy { next: vec![100, 400] }),
+                ..GroupRetryPolicy::default()
+            },
             attributes: order.into_iter().collect(),
             ..SubscriptionGroupConfig::default()
         };
