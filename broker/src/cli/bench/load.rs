@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const PACE_MAX: Duration = Duration::from_millis(100);
 const FAILED_PAUSE: Duration = Duration::from_millis(10);
 /// A lane gives up after so many failures in a row.
 const FAILURES_MAX: u32 = 100;
+/// Whether a failure was told of.
+static TOLD: Once = Once::new();
 /// Messages are counted for each interval of this length, in milliseconds.
 pub const INTERVAL_MS: u64 = 100;
 /// Intervals that are counted by themselves, a whole day; what comes later is added to the last one.
@@ -238,7 +240,10 @@ impl Record {
         self.with(|tally| {
             tally.errors += 1;
             if tally.first_error.is_none() {
-                tally.first_error = Some(why.to_string());
+                let why = why.to_string();
+                // Now and not in the report: a client tries for seconds, and a hundred times that is long.
+                TOLD.call_once(|| eprintln!("an operation failed, others go on: {why}"));
+                tally.first_error = Some(why);
             }
         });
         if self.failures_in_a_row >= FAILURES_MAX {
