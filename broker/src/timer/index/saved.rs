@@ -1,6 +1,6 @@
 //! The index on disk: writing facts, the file `slots`, and reading it at the start.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use gantry_proto::ids::PhyOffset;
@@ -55,12 +55,12 @@ impl TimeIndex {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let lengths = self.disk.list(&self.dir)?;
+        let files = self.disk.list(&self.dir)?;
+        let lengths: HashMap<_, _> =
+            files.into_iter().filter_map(|(name, len)| Some((parse_offset_name(&name)?, len))).collect();
         let has_all = |slot: &SavedSlot| {
             let wanted = slot.facts.checked_mul(FACT_BYTES as u64);
-            lengths.iter().any(|(name, len)| {
-                parse_offset_name(name) == Some(slot.serial) && wanted.is_some_and(|wanted| *len >= wanted)
-            })
+            lengths.get(&slot.serial).zip(wanted).is_some_and(|(len, wanted)| *len >= wanted)
         };
         let saved = serde_json::from_slice::<Saved>(&bytes).ok();
         let Some(saved) = saved.filter(|saved| saved.slots.iter().all(has_all)) else {
