@@ -180,6 +180,11 @@ impl Gantry {
         ended
     }
 
+    /// From its next start on, it has these flags instead of those before.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(OsString::from).collect();
+    }
+
     /// From its next start on, these faults happen to it instead of those before; they must be on its store.
     pub fn set_faults(&mut self, faults: &Faults) {
         self.faults = Some(faults.clone());

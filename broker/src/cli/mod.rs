@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod broker;
 mod consume;
 mod group;
 mod message;
@@ -62,6 +63,9 @@ enum Command {
     /// List transactions, end them, put expired ones back.
     #[command(subcommand)]
     Txn(txn::TxnCommand),
+    /// Look how a broker stands, take it off line and back.
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
     /// Look at a store that no broker runs on.
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -80,6 +84,7 @@ pub fn run() -> ExitCode {
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Message(command) => block_on(message::run(command)),
         Command::Txn(command) => block_on(txn::run(command)),
+        Command::Broker(command) => block_on(broker::run(command)),
         Command::Store(command) => {
             log_to_stderr("warn");
             store::run(command)
@@ -166,6 +171,8 @@ mod tests {
             "gantry consume T --group G --from last --max 3 --output json",
             "gantry txn list --expired --group G",
             "gantry txn rollback ID --yes",
+            "gantry broker status broker-a --output json",
+            "gantry broker drain 127.0.0.1:10911 --grace 0 --timeout 1m --leave-behind --yes",
             "gantry store verify --store DIR --index-slots 100 --findings 5 --output json",
             "gantry bench produce --threads 2 --in-flight 64 --size 128 --messages 1000 --rate 500/s",
             "gantry bench consume --topic T --in-flight 8",
@@ -192,6 +199,8 @@ mod tests {
             "gantry group set G --retry soon",
             "gantry bench produce --messages 10 --duration 2s",
             "gantry bench produce --rate 0",
+            "gantry broker drain",
+            "gantry broker drain broker-a --grace soon",
             "gantry store verify --findings many",
             "gantry store verify --policy disk",
         ] {

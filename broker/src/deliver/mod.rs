@@ -1,5 +1,6 @@
 //! How messages reach consumers.
 
+pub mod backlog;
 pub mod expressions;
 pub mod filter;
 pub mod polls;

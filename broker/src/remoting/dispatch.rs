@@ -8,8 +8,8 @@ use gantry_proto::remoting::header::{Command, OwnedCommand};
 use super::connection::Connection;
 use super::context::{Handled, Reply};
 use super::{
-    ack, assignment, consumer, group, lock, member, offset, pop, progress, pull, query, rates, reply, route,
-    send, status, timer, topic, transaction, upkeep,
+    ack, assignment, consumer, drain, group, lock, member, offset, pop, progress, pull, query, rates, reply,
+    route, send, status, timer, topic, transaction, upkeep,
 };
 use crate::groups::members::CallAnswer;
 
@@ -98,6 +98,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
             return group::delete((groups, locks), &services.offsets, &services.pops, request);
         }
         Code::ResumeCheckHalfMessage => return transaction::handle_resume(services, request, caller),
+        Code::DrainBroker => return drain::handle(services, request),
         Code::ListTransactions => return transaction::handle_list(services, request, caller),
         Code::EndTransactionByOperator => return transaction::handle_operator_end(services, request, caller),
         Code::GetRouteinfoByTopic => route::get_route(routes, request, caller),

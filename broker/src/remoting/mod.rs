@@ -12,6 +12,7 @@ mod connection;
 mod consumer;
 pub mod context;
 mod dispatch;
+mod drain;
 #[cfg(test)]
 mod edge_tests;
 mod group;

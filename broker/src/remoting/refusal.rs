@@ -14,6 +14,7 @@ use crate::groups::start::StartError;
 use crate::groups::{GroupError, HeartbeatError};
 use crate::publish::SendError;
 use crate::publish::reply::ReplyError;
+use crate::routes::drain::DrainError;
 use crate::store::AppendError;
 use crate::timer::RecallError;
 use crate::topics::TopicError;
@@ -219,6 +220,15 @@ fn mode(error: &ModeError) -> ResponseCode {
     }
 }
 
+/// Why a broker did not go a step further off line.
+fn drain(error: &DrainError) -> ResponseCode {
+    match error {
+        DrainError::Serves { .. } => ResponseCode::IllegalOperation,
+        DrainError::TooEarly { .. } => ResponseCode::SystemBusy,
+        DrainError::Save { .. } => ResponseCode::SystemError,
+    }
+}
+
 /// Why a heartbeat was refused.
 fn heartbeat(error: &HeartbeatError) -> ResponseCode {
     match error {
@@ -251,6 +261,7 @@ macro_rules! as_reply {
 
 as_reply! {
     CommitError => commit,
+    DrainError => drain,
     FilterError => filter,
     GroupError => group,
     HeartbeatError => heartbeat,

@@ -34,9 +34,11 @@ use super::foreign::PERM_WRITE;
 use crate::clock::Clock;
 use crate::store::layout::{load_json, replace_json};
 
+/// Time in which messages are still taken, where the operator does not say another: clients ask for routes every 30 s.
+pub const GRACE: Duration = Duration::from_secs(45);
 /// Longest time in which messages are still taken after the routes say otherwise.
 pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// [`Drain::sealed_at`] of a broker that is not going.
+/// What [`Saved::sealed_at`] says of a broker that is not going.
 const NEVER: i64 = i64::MAX;
 
 /// Where a broker is between serving and gone.
@@ -174,6 +176,12 @@ impl Drain {
         Millis::new(self.lock().since)
     }
 
+    /// When it stops to take messages, or did; `None` while it serves.
+    pub fn sealed_at(&self) -> Option<Millis> {
+        let sealed_at = self.sealed_at.load(Ordering::Acquire);
+        (sealed_at != NEVER).then(|| Millis::new(sealed_at))
+    }
+
     /// Whether routes name this broker.
     pub fn is_routed(&self) -> bool {
         self.lock().step != Step::Left
@@ -276,8 +284,6 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::fixture::{NOW, clock};
-
-    const GRACE: Duration = Duration::from_secs(45);
 
     fn open(dir: &TempDir, clock: &Arc<ManualClock>) -> Drain {
         Drain::open(dir.path(), "broker-a", Arc::clone(clock) as _).unwrap()

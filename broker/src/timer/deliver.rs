@@ -319,6 +319,14 @@ impl Timer {
         if due > now.plus(delay).plus(CORRECTION_MAX_MS) { now } else { due }
     }
 
+    /// How many messages wait in all levels.
+    pub fn waiting(&self) -> u64 {
+        let schedule = TopicName::schedule();
+        let levels = self.shared.levels.all();
+        let queues = levels.filter_map(|level| self.store.find_queue(schedule.as_str(), level.queue()));
+        queues.map(|queue| queue.max().since(self.next_of(&queue))).sum()
+    }
+
     /// When the first message of all is due.
     fn next_due(&self) -> Option<Millis> {
         let now = self.store.clock().now();

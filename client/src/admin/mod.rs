@@ -1,5 +1,6 @@
 //! What operators and tools ask of a cluster.
 
+mod drain;
 mod groups;
 mod messages;
 mod topics;

@@ -202,6 +202,7 @@ codes! {
         // Gantry's own, in a range that RocketMQ does not use: Apache's brokers refuse them as not supported.
         ListTransactions = 60_001 "LIST_TRANSACTIONS",
         EndTransactionByOperator = 60_002 "END_TRANSACTION_BY_OPERATOR",
+        DrainBroker = 60_003 "DRAIN_BROKER",
         PopMessage = 200_050 "POP_MESSAGE",
         AckMessage = 200_051 "ACK_MESSAGE",
         PeekMessage = 200_052 "PEEK_MESSAGE",

@@ -76,6 +76,15 @@ const SHOWN: &[(&str, &[RequestCode])] = &[
         ],
     ),
     ("timers", &[RequestCode::RecallMessage]),
+    (
+        "cluster",
+        &[
+            RequestCode::RegisterBroker,
+            RequestCode::UnregisterBroker,
+            RequestCode::QueryDataVersion,
+            RequestCode::DrainBroker,
+        ],
+    ),
 ];
 
 fn ask(stream: &mut TcpStream, code: RequestCode) -> OwnedCommand {

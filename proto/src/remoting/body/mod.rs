@@ -13,6 +13,7 @@ use crate::json::{self, IntKeys};
 pub mod cluster;
 pub mod connection;
 pub mod consume;
+pub mod drain;
 pub mod group;
 pub mod heartbeat;
 pub mod lists;

@@ -9,6 +9,7 @@
 use super::ext::{ExtFields, ExtWriter};
 
 pub mod callback;
+pub mod drain;
 pub mod group;
 pub mod member;
 pub mod nameserver;

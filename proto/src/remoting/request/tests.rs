@@ -2,6 +2,7 @@ use super::super::codes::RequestCode;
 use super::super::frame::{PREFIX_LEN, Serialize};
 use super::super::header::{Command, ExtFields, ExtWrite, Head, OwnedCommand, encode_frame};
 use super::callback::*;
+use super::drain::*;
 use super::group::*;
 use super::member::*;
 use super::nameserver::*;
@@ -172,6 +173,7 @@ impl Numbers {
         let mut ext = ExtFields::new();
         for source in [
             include_str!("callback.rs"),
+            include_str!("drain.rs"),
             include_str!("group.rs"),
             include_str!("member.rs"),
             include_str!("nameserver.rs"),
@@ -208,7 +210,7 @@ round_trips! {
     RegisterBrokerHeader, RegisterBrokerResponse, BrokerHeader, QueryDataVersionResponse,
     BrokerHeartbeatHeader, BrokerNameHeader, WipeWritePermResponse, AddWritePermResponse,
     GetBrokerMemberGroupHeader, GetConsumerRunningInfoHeader, ConsumeMessageDirectlyHeader,
-    PushReplyMessageHeader,
+    PushReplyMessageHeader, DrainBrokerHeader,
 }
 
 proptest! {

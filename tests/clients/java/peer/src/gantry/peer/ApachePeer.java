@@ -110,6 +110,10 @@ public final class ApachePeer {
         // Machines that run tests have nearly full disks; at the default of 75 % Apache drops files early.
         set.setProperty("diskMaxUsedSpaceRatio", "95");
         set.putAll(options.set());
+        String names = set.getProperty("namesrvAddr");
+        if (names.startsWith(";")) {
+            set.setProperty("namesrvAddr", "127.0.0.1:" + options.namesrvPort() + names);
+        }
 
         BrokerConfig config = new BrokerConfig();
         NettyServerConfig server = new NettyServerConfig();
