@@ -31,6 +31,7 @@ use crate::options::{ClientOptions, local_ip};
 use crate::producer::ProducerBuilder;
 use crate::request::Requests;
 use crate::routes::{Origin, Route, Routes};
+use crate::trace::{self, Tracer};
 
 /// Requests of brokers that wait to be handed on.
 const INBOX_MAX: usize = 1024;
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     wiring: Wiring,
     /// The groups changed: brokers should hear of it now.
     pub beat: Notify,
+    /// Writes traces, if that is wanted.
+    pub tracer: Option<Tracer>,
     /// Bounds the transaction checks that run at once.
     pub checks: Arc<Semaphore>,
 }
@@ -91,6 +94,9 @@ impl Client {
     /// Makes a client and connects to a name server. Fails when none can be reached.
     pub async fn connect(options: ClientOptions) -> Result<Self> {
         let addresses = options.name_server_list()?;
+        let tracer = options.trace_topic.as_deref().map(TopicName::parse).transpose();
+        let tracer = tracer.map_err(|error| Error::from(error).during("trace topic"))?.map(Tracer::new);
+        let (tracer, traces) = tracer.unzip();
         let stop = CancellationToken::new();
         let (inbox, requests) = mpsc::channel(INBOX_MAX);
         let (lost, losses) = mpsc::channel(64);
@@ -121,17 +127,26 @@ impl Client {
             links: Mutex::default(),
             wiring,
             beat: Notify::new(),
+            tracer,
             checks: Arc::new(Semaphore::new(CHECKS_MAX)),
             options,
         });
         core.name_server().await?;
         core.wiring.tasks.spawn(dispatch::run(Arc::downgrade(&core), requests, stop.clone()));
         core.wiring.tasks.spawn(keep(Arc::clone(&core), losses, stop.clone()));
+        if let Some(traces) = traces {
+            core.wiring.tasks.spawn(trace::run(Arc::clone(&core), traces, stop.clone()));
+        }
         Ok(Self { core, _guard: Arc::new(stop.drop_guard()) })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// A handle that does not keep the client's tasks from ending.
+    pub(crate) fn borrowed(core: Arc<Core>) -> Self {
+        Self { core, _guard: Arc::new(CancellationToken::new().drop_guard()) }
     }
 
     /// The name by which brokers know this client.
@@ -152,6 +167,10 @@ impl Client {
     /// Says goodbye to the brokers and closes every connection. Shut producers and consumers down first:
     /// they have work to finish. Later calls fail with [`ErrorKind::Closed`].
     pub async fn shutdown(&self) {
+        if let Some(tracer) = &self.core.tracer {
+            // What is not sent by then is given up.
+            let _ = tokio::time::timeout(DRAIN_MAX, tracer.flush()).await;
+        }
         let (producers, consumers) = self.core.members.names();
         for group in producers {
             self.core.unregister(Some(&group), None).await;

@@ -51,9 +51,10 @@ mod recall;
 mod request;
 mod retry;
 mod routes;
+mod trace;
 mod transaction;
 
-pub use admin::{Admin, EndedTransaction, TransactionKind};
+pub use admin::{Admin, EndedTransaction, Traced, TransactionKind};
 pub use batch::BatchError;
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

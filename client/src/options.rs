@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
+use gantry_proto::names::topics;
 use gantry_proto::remoting::frame::Serialize;
 
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ pub struct ClientOptions {
     pub(crate) route_interval: Duration,
     pub(crate) serialize: Serialize,
     pub(crate) busy_wait: Duration,
+    pub(crate) trace_topic: Option<String>,
 }
 
 impl ClientOptions {
@@ -42,6 +44,7 @@ impl ClientOptions {
             route_interval: Duration::from_secs(30),
             serialize: Serialize::RocketMq,
             busy_wait: Duration::from_micros(50),
+            trace_topic: None,
         }
     }
 
@@ -96,6 +99,25 @@ impl ClientOptions {
     #[must_use]
     pub const fn busy_wait(mut self, longest: Duration) -> Self {
         self.busy_wait = longest;
+        self
+    }
+
+    /// Writes down what this client does with its messages, for operators: what its producers send (one-way sends
+    /// apart), what its push consumers process, how transactions end, what is recalled. Read it with
+    /// `gantry message trace` or `mqadmin queryMsgTraceById`. Off by default.
+    ///
+    /// Traces are messages of `RMQ_SYS_TRACE_TOPIC`, in the format of Apache's clients, sent within a second. They are
+    /// no ledger: what comes faster than it can be sent is dropped, and so is the last second of a client that is not
+    /// [shut down](crate::Client::shutdown).
+    #[must_use]
+    pub fn traced(self) -> Self {
+        self.traced_to(topics::TRACE)
+    }
+
+    /// The same with a trace topic of your own.
+    #[must_use]
+    pub fn traced_to(mut self, topic: impl Into<String>) -> Self {
+        self.trace_topic = Some(topic.into());
         self
     }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_proto::ids::{QueueId, QueueOffset};
+use gantry_proto::ids::{Millis, QueueId, QueueOffset};
 use gantry_proto::names::{BrokerName, GroupName, TopicName, topics};
 use gantry_proto::record::{Compression, PropertiesBuf, SysFlag, keys};
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
@@ -272,8 +272,12 @@ impl Producer {
         let outgoing = self.prepare(message)?;
         let route = self.core().route_to_send(&outgoing.topic).await?;
         let queue = choose(&route, &outgoing, None)?;
+        let begun = now();
         let reply = self.attempt(&outgoing, queue, self.core().timeout()).await?;
-        Ok(SendTicket { reply, queue: queue.queue.clone(), id: outgoing.id })
+        let (queue, id) = (queue.queue.clone(), outgoing.id.clone());
+        let is_traced = self.core().tracer.as_ref().is_some_and(|tracer| tracer.concerns(&outgoing.topic));
+        let traced = is_traced.then(|| Box::new(TracedSend { producer: self.clone(), outgoing, begun }));
+        Ok(SendTicket { reply, queue, id, traced })
     }
 
     /// Takes a message back that was to be delivered later ([`Message::delay`], [`Message::deliver_at`], with Gantry also
@@ -362,12 +366,21 @@ impl Producer {
         id
     }
 
-    /// Attempts until one succeeds or there is no point in more.
+    /// Attempts until one succeeds or there is no point in more, and writes down what became of it.
     pub(crate) async fn deliver(
         &self,
         outgoing: &Outgoing,
         to: Option<&MessageQueue>,
     ) -> Result<SendReceipt> {
+        let tracer = self.core().tracer.as_ref().filter(|tracer| tracer.concerns(&outgoing.topic));
+        let Some(tracer) = tracer else { return self.attempts(outgoing, to).await };
+        let begun = now();
+        let result = self.attempts(outgoing, to).await;
+        tracer.sent(self.core(), self.group(), outgoing, begun, &result);
+        result
+    }
+
+    async fn attempts(&self, outgoing: &Outgoing, to: Option<&MessageQueue>) -> Result<SendReceipt> {
         let mut attempts = Attempts::new(self.settings.send_timeout, self.settings.elsewhere);
         let mut failed_on: Option<BrokerName> = None;
         let attempt_timeout = match outgoing.shape {
@@ -502,6 +515,14 @@ pub struct SendTicket {
     reply: Reply<SendAnswer>,
     queue: MessageQueue,
     id: String,
+    /// What is to be written down with the answer.
+    traced: Option<Box<TracedSend>>,
+}
+
+struct TracedSend {
+    producer: Producer,
+    outgoing: Outgoing,
+    begun: Millis,
 }
 
 impl std::fmt::Debug for SendTicket {
@@ -523,7 +544,13 @@ impl Future for SendTicket {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.reply).poll(context).map(|answer| {
             let id = std::mem::take(&mut self.id);
-            receipt(answer?, &self.queue, id)
+            let result = answer.and_then(|answer| receipt(answer, &self.queue, id));
+            if let Some(TracedSend { producer, outgoing, begun }) = self.traced.as_deref()
+                && let Some(tracer) = &producer.core().tracer
+            {
+                tracer.sent(producer.core(), producer.group(), outgoing, *begun, &result);
+            }
+            result
         })
     }
 }

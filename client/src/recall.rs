@@ -28,10 +28,13 @@ impl Core {
             producer_group: group.map(|group| group.as_str().to_owned()),
             topic: topic.to_owned(),
             recall_handle: handle.to_owned(),
-            broker_name: Some(named.broker),
+            broker_name: Some(named.broker.clone()),
         };
         let connection = self.broker(master).await?;
         let answer = connection.call(RequestCode::RecallMessage, &header, &[], self.timeout()).await;
+        if let Some(tracer) = &self.tracer {
+            tracer.recalled(group, topic, &named.uniq_key, answer.is_ok());
+        }
         let answer = answer.map_err(|error| error.during(format_args!("recalling a message of {topic}")))?;
         Ok(answer.header::<RecallMessageResponse>()?.msg_id)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_proto::names::{BrokerName, GroupName};
-use gantry_proto::record::{OffsetMsgId, TransactionFlag, keys};
+use gantry_proto::record::{OffsetMsgId, PropertiesBuf, TransactionFlag, keys};
 use gantry_proto::remoting::codes::RequestCode;
 use gantry_proto::remoting::header::OwnedCommand;
 use gantry_proto::remoting::request::transaction::{
@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::members::Checker;
 use crate::message::{Message, Received};
 use crate::producer::{Producer, ProducerBuilder, SendReceipt};
+use crate::trace::Ended;
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,7 +151,8 @@ impl TransactionProducer {
         outgoing.sys_flag = outgoing.sys_flag.with_transaction(TransactionFlag::Prepared);
         let receipt = self.producer.deliver(&outgoing, None).await?;
         let half: OffsetMsgId = receipt.offset_message_id.parse()?;
-        Ok(OpenTransaction { producer: self.producer.clone(), receipt, half })
+        let traced = self.producer.core().tracer.is_some().then_some(outgoing.properties);
+        Ok(OpenTransaction { producer: self.producer.clone(), receipt, half, traced })
     }
 
     /// Leaves the group. Transactions that are open are then left to its other producers.
@@ -166,6 +168,8 @@ pub struct OpenTransaction {
     producer: Producer,
     receipt: SendReceipt,
     half: OffsetMsgId,
+    /// The message's properties, where its end is to be written down.
+    traced: Option<PropertiesBuf>,
 }
 
 impl OpenTransaction {
@@ -212,6 +216,17 @@ impl OpenTransaction {
         };
         let connection = core.broker(link).await?;
         let answer = connection.call(RequestCode::EndTransaction, &header, &[], core.timeout()).await;
+        if let (Some(tracer), Some(properties), true) = (&core.tracer, &self.traced, answer.is_ok()) {
+            let end = Ended {
+                topic: &self.receipt.queue.topic,
+                message_id: &self.receipt.message_id,
+                transaction_id: header.transaction_id.unwrap_or_default(),
+                store_host: link.address(),
+                resolution,
+                from_check: false,
+            };
+            tracer.ended(self.producer.group(), properties.view(), &end);
+        }
         answer.map(drop).map_err(|error| error.during("ending a transaction"))
     }
 }
@@ -243,6 +258,7 @@ async fn check(core: &Core, request: &FromServer) -> Result<()> {
     let Some(checker) = core.members.checker(&group) else {
         return Err(Error::invalid(format!("no producer of group {group:?} here has a checker")));
     };
+    let traced = core.tracer.as_ref().map(|tracer| (tracer, PropertiesBuf::from(message.properties())));
     let id = message.properties().uniq_key().map(str::to_owned).or(header.msg_id).unwrap_or_default();
     let topic = message.topic().clone();
     let resolution = checker(message).await;
@@ -260,5 +276,17 @@ async fn check(core: &Core, request: &FromServer) -> Result<()> {
         transaction_id: header.transaction_id.as_deref(),
         broker_name: header.broker_name.as_deref(),
     };
-    request.connection.tell(RequestCode::EndTransaction, &end, &[], core.timeout()).await
+    request.connection.tell(RequestCode::EndTransaction, &end, &[], core.timeout()).await?;
+    if let Some((tracer, properties)) = traced {
+        let end = Ended {
+            topic: &topic,
+            message_id: &id,
+            transaction_id: header.transaction_id.as_deref().unwrap_or_default(),
+            store_host: request.connection.address(),
+            resolution,
+            from_check: true,
+        };
+        tracer.ended(&GroupName::internal(&group), properties.view(), &end);
+    }
+    Ok(())
 }

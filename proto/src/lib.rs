@@ -14,3 +14,4 @@ pub mod receipt;
 pub mod record;
 pub mod remoting;
 pub mod sql;
+pub mod trace;

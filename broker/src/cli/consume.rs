@@ -16,7 +16,7 @@ use super::output::{Failure, Output};
 /// How long one poll waits before it looks at the clock again.
 const POLL: Duration = Duration::from_secs(1);
 /// The group that reads without acknowledging.
-const LOOKER: &str = "gantry-cli";
+pub(super) const LOOKER: &str = "gantry-cli";
 
 /// `gantry consume`.
 #[derive(Debug, Args)]
@@ -159,7 +159,8 @@ async fn acknowledge(consumer: &PullConsumer, messages: &[Received], cut: bool) 
     Ok(())
 }
 
-fn print(output: &mut Output, message: &Received) -> Result<(), Failure> {
+/// Prints one message on one line.
+pub(super) fn print(output: &mut Output, message: &Received) -> Result<(), Failure> {
     match output.format() {
         Format::Text => output.line(message.body()),
         Format::Json => output.json(&message_json(message)),

@@ -1,5 +1,9 @@
 //! `gantry message`: single messages.
 
+mod push;
+mod query;
+mod trace;
+
 use clap::{Args, Subcommand};
 
 use super::args::{Printing, Target};
@@ -10,6 +14,12 @@ use super::output::{Failure, done};
 pub enum MessageCommand {
     /// Take a message back that waits for its time.
     Recall(Recall),
+    /// Print stored messages by id, by key, by place or by time.
+    Query(query::Query),
+    /// Show what happened to a message, as its clients wrote it down.
+    Trace(trace::Trace),
+    /// Have one consumer process a stored message now.
+    Push(push::Push),
 }
 
 /// `gantry message recall`.
@@ -27,6 +37,9 @@ pub struct Recall {
 pub async fn run(command: MessageCommand) -> Result<(), Failure> {
     match command {
         MessageCommand::Recall(args) => recall(&args).await,
+        MessageCommand::Query(args) => query::run(&args).await,
+        MessageCommand::Trace(args) => trace::run(&args).await,
+        MessageCommand::Push(args) => push::run(&args).await,
     }
 }
 

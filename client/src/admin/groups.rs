@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_proto::ids::Millis;
+use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::connection::ConsumerConnection;
@@ -15,12 +15,14 @@ use gantry_proto::remoting::request::group::{
     DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetConsumeStatsHeader, GroupHeader,
 };
 use gantry_proto::remoting::request::member::ConsumerGroupHeader;
-use gantry_proto::remoting::request::offset::ResetOffsetHeader;
+use gantry_proto::remoting::request::offset::{CloneGroupOffsetHeader, ResetOffsetHeader};
 use gantry_proto::remoting::request::topic::TopicHeader;
 
 use super::Admin;
 use crate::error::{Error, ErrorKind, Result};
+use crate::link::Link;
 use crate::message::MessageQueue;
+use crate::pull::SeekTo;
 
 impl Admin {
     /// All consumer groups with their configuration; the first broker that has one tells.
@@ -143,14 +145,77 @@ impl Admin {
         };
         let mut offsets = BTreeMap::new();
         for (_, link) in self.masters_of(&topic).await? {
-            let answer = self.call(&link, RequestCode::InvokeBrokerToResetOffset, &header, &[]).await?;
-            for (queue, offset) in ResetOffsetBody::from_json(&answer.body)?.offset_table {
-                let queue = MessageQueue::from_wire(&queue).ok_or_else(|| {
-                    Error::new(ErrorKind::Protocol, format!("a broker named the impossible queue {queue:?}"))
-                })?;
-                offsets.insert(queue, offset);
-            }
+            offsets.extend(self.reset(&link, &header).await?);
         }
         Ok(offsets)
+    }
+
+    /// Moves a group in one queue. Gives the new offset: places outside the queue are moved to its nearer end.
+    pub async fn reset_queue(
+        &self,
+        group: impl AsRef<str>,
+        queue: &MessageQueue,
+        to: SeekTo,
+    ) -> Result<QueueOffset> {
+        let (time, offset) = match to {
+            SeekTo::Begin => (Millis::ZERO, Some(QueueOffset::ZERO)),
+            SeekTo::End => (Millis::new(-1), None),
+            SeekTo::Offset(offset) => (Millis::ZERO, Some(offset)),
+            SeekTo::Time(time) => (time.max(Millis::ZERO), None),
+            SeekTo::Committed => {
+                return Err(Error::invalid("a group cannot be reset to where it stands: name another place"));
+            }
+        };
+        let header = ResetOffsetHeader {
+            topic: queue.topic.as_str().to_owned(),
+            group: group.as_ref().to_owned(),
+            timestamp: time.get(),
+            is_force: true,
+            queue_id: Some(queue.id.to_wire()),
+            offset: offset.map(QueueOffset::to_wire),
+        };
+        let link = self.master(queue.broker.as_str()).await?;
+        let offsets = self.reset(&link, &header).await?;
+        let offset = offsets.get(queue).copied().and_then(QueueOffset::from_wire);
+        offset.ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, format!("the broker does not say where {queue} was reset to"))
+        })
+    }
+
+    async fn reset(&self, link: &Link, header: &ResetOffsetHeader) -> Result<BTreeMap<MessageQueue, i64>> {
+        let answer = self.call(link, RequestCode::InvokeBrokerToResetOffset, header, &[]).await?;
+        let mut offsets = BTreeMap::new();
+        for (queue, offset) in ResetOffsetBody::from_json(&answer.body)?.offset_table {
+            let queue = MessageQueue::from_wire(&queue).ok_or_else(|| {
+                Error::new(ErrorKind::Protocol, format!("a broker named the impossible queue {queue:?}"))
+            })?;
+            offsets.insert(queue, offset);
+        }
+        Ok(offsets)
+    }
+
+    /// Has `group` go on where `source` stands, in one topic or in all; it is made if there is none. With `all` also in
+    /// topics that the online members of `source` have left.
+    pub async fn clone_offsets(
+        &self,
+        source: impl AsRef<str>,
+        group: impl AsRef<str>,
+        topic: Option<&str>,
+        all: bool,
+    ) -> Result<()> {
+        let header = CloneGroupOffsetHeader {
+            src_group: source.as_ref().to_owned(),
+            dest_group: GroupName::parse(group.as_ref())?.as_str().to_owned(),
+            topic: topic.map(str::to_owned),
+            offline: all,
+        };
+        let masters = match topic {
+            Some(topic) => self.masters_of(&TopicName::storable(topic)?).await?,
+            None => self.masters().await?,
+        };
+        for (_, link) in masters {
+            self.call(&link, RequestCode::CloneGroupOffset, &header, &[]).await?;
+        }
+        Ok(())
     }
 }

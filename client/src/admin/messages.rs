@@ -3,7 +3,10 @@
 use gantry_proto::ids::Millis;
 use gantry_proto::names::{BrokerName, TopicName};
 use gantry_proto::record::{OffsetMsgId, RecallHandle};
+use gantry_proto::remoting::body::Body;
+use gantry_proto::remoting::body::consume::ConsumeMessageDirectlyResult;
 use gantry_proto::remoting::codes::{RequestCode, ResponseCode};
+use gantry_proto::remoting::request::callback::ConsumeMessageDirectlyHeader;
 use gantry_proto::remoting::request::query::{QueryMessageHeader, ViewMessageHeader};
 
 use super::Admin;
@@ -23,6 +26,28 @@ impl Admin {
         let broker = BrokerName::internal("");
         let mut bytes = answer.body;
         Received::take(&mut bytes, &broker, None)
+    }
+
+    /// Has one member of a group process the message at the place that an offset message id names, and tells how that
+    /// went. The group's offset stays where it is.
+    pub async fn consume_directly(
+        &self,
+        group: impl AsRef<str>,
+        client_id: impl AsRef<str>,
+        id: OffsetMsgId,
+    ) -> Result<ConsumeMessageDirectlyResult> {
+        let link = self.client.core().link(&id.store_host.to_string());
+        let header = ConsumeMessageDirectlyHeader {
+            consumer_group: group.as_ref().to_owned(),
+            client_id: Some(client_id.as_ref().to_owned()),
+            msg_id: Some(id.to_string()),
+            broker_name: None,
+            topic: None,
+            topic_sys_flag: None,
+            group_sys_flag: None,
+        };
+        let answer = self.call(&link, RequestCode::ConsumeMessageDirectly, &header, &[]).await?;
+        Ok(ConsumeMessageDirectlyResult::from_json(&answer.body)?)
     }
 
     /// Takes a message back that waits for a time of its own: as

@@ -4,6 +4,7 @@ mod drain;
 mod groups;
 mod messages;
 mod topics;
+mod traces;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Link;
 
+pub use traces::Traced;
 pub use transactions::{EndedTransaction, TransactionKind};
 
 /// Operations on topics, groups, offsets and stored messages.

@@ -14,8 +14,14 @@ use gantry_proto::remoting::request::topic::{
 
 use super::Admin;
 use crate::error::{Error, Result};
+use crate::message::MessageQueue;
 
 impl Admin {
+    /// The queues of a topic that can be read, on all brokers.
+    pub async fn read_queues(&self, topic: impl AsRef<str>) -> Result<Vec<MessageQueue>> {
+        self.client.core().read_queues(&TopicName::storable(topic.as_ref())?).await
+    }
+
     /// Names of all topics that a name server knows, sorted.
     pub async fn topics(&self) -> Result<Vec<String>> {
         let core = self.client.core();

@@ -9,7 +9,6 @@ use gantry_proto::remoting::codes::ResponseCode;
 use super::Outcome;
 use super::group::{Group, LOCK_TRUST, Order, Subscription};
 use super::process_queue::ProcessQueue;
-use super::work::handle;
 use crate::error::{Error, Result};
 use crate::message::Received;
 use crate::queues::{PullRequest, PullStatus, Pulled, Subscribed, pulled};
@@ -124,7 +123,7 @@ async fn in_order(group: &Group, queue: &ProcessQueue, message: Received) -> boo
             tokio::time::sleep(FAILED_PAUSE).await;
             continue;
         }
-        let outcome = handle(&group.handler, message.clone()).await;
+        let outcome = group.process(&message).await;
         if outcome == Outcome::Success {
             return true;
         }

@@ -83,7 +83,7 @@ pub(crate) async fn work(group: Arc<Group>) {
             continue;
         }
         let offset = message.queue_offset();
-        let outcome = handle(&group.handler, message.clone()).await;
+        let outcome = group.process(&message).await;
         if group.settle(&queue, &message, outcome).await {
             queue.finish(epoch, offset);
         }
@@ -91,6 +91,15 @@ pub(crate) async fn work(group: Arc<Group>) {
 }
 
 impl Group {
+    /// Runs the handler, and writes down what it did, where traces are wanted.
+    pub(crate) async fn process(&self, message: &Received) -> Outcome {
+        let handler = handle(&self.handler, message.clone());
+        match &self.core.tracer {
+            Some(tracer) => tracer.consumed(self.core.next_id(), &self.name, message, handler).await,
+            None => handler.await,
+        }
+    }
+
     /// Does what the handler's verdict asks for. Whether the message is done with.
     pub(crate) async fn settle(&self, queue: &ProcessQueue, message: &Received, outcome: Outcome) -> bool {
         let level = match outcome {

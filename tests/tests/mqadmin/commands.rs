@@ -131,6 +131,7 @@ const LINES: &[(&str, Shows)] = &[
     ("checkMsgSendRT -t Admin -a 5 -s 10", All(&["true", "Avg RT"])),
     ("sendMsgStatus -b broker-a -c 3", All(&["SEND_OK"])),
     ("queryCq -t Admin -q 0 -i 0 -c 3 -b {broker}", All(&["min: 0", "tagsCode=2598919"])),
+    ("queryMsgTraceById -i {keyed}", All(&["#Type", "Pub", "AdminProducer", "Sub", "AdminRust", "success"])),
     ("queryMsgTraceById -i {keyed} -t AdminTrace", All(&["#Type", "AdminProducer"])),
     ("exportMetadata -c DefaultCluster -f {dir}", All(&["metadata.json success"])),
     ("exportConfigs -c DefaultCluster -f {dir}", All(&["configs.json success"])),
@@ -182,7 +183,7 @@ fn filled(text: &str, names: &Names) -> String {
 
 /// A topic with messages, and a consumer of ours that has them; it wants none of them that it gets again.
 async fn prepare(name_server: &str) -> (Client, gantry_client::PushConsumer, Names) {
-    let client = Client::connect(ClientOptions::new(name_server)).await.unwrap();
+    let client = Client::connect(ClientOptions::new(name_server).traced()).await.unwrap();
     let config = TopicConfig {
         topic_name: "Admin".to_owned(),
         read_queue_nums: 4,
@@ -231,6 +232,11 @@ async fn prepare(name_server: &str) -> (Client, gantry_client::PushConsumer, Nam
     let deadline = Instant::now() + Duration::from_secs(60);
     while came.load(Ordering::Relaxed) < 8 {
         assert!(Instant::now() < deadline, "the consumer has {} of 8 messages", came.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let traced = async || client.admin().message_traces(&receipts[0].message_id, None).await.unwrap().len();
+    while traced().await < 3 {
+        assert!(Instant::now() < deadline, "the client has written {} of 3 traces", traced().await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let members = client.admin().group_members("AdminRust").await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What Apache's operators ask: each command of `mqadmin` 5.5.0 by the real tool, and each request code by itself. The tables
+//! What Apache's operators ask: each command of `mqadmin` 5.5.0 by the real tool, each request code by itself, and what the dashboard asks. The tables
 //! of `docs/compatibility.md` are held against what is seen here.
 //!
 //! With `GANTRY_WRITE_TABLES=1` in the environment the tables are written instead: run the tests one after the other
@@ -7,5 +7,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod commands;
+mod dashboard;
 mod requests;
 mod table;

@@ -81,7 +81,8 @@ public final class Main {
     static List<Scenario> scenarios() {
         return Stream.of(Transactions.scenarios(), Delays.scenarios(), Consuming.scenarios(), Pulling.scenarios(),
                         Filtering.scenarios(), Sending.scenarios(), Offsets.scenarios(), Administration.scenarios(),
-                        Refusals.scenarios(), Requests.scenarios(), Restarts.scenarios(), Compat.scenarios())
+                        Refusals.scenarios(), Requests.scenarios(), Restarts.scenarios(), Tracing.scenarios(), Namespaces.scenarios(),
+                        Compat.scenarios())
                 .flatMap(List::stream)
                 .collect(Collectors.toCollection(ArrayList::new));
     }
