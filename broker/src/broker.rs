@@ -231,6 +231,7 @@ fn open(
     let offsets =
         Offsets::new(&offset_table, Arc::clone(&store), Arc::clone(&metrics), config.groups.max_offsets);
     let offsets = Arc::new(offsets);
+    wake_tiers(&offsets, &groups, &polls);
     let transactions = start_transactions(unstarted, &store, &levels, &members, &offsets)?;
     let timer = timer.start(Arc::clone(&store));
     let wheel = wheel.start(Arc::clone(&store)).map_err(in_config)?;
@@ -370,6 +371,16 @@ fn store_options(config: &Config, levels: &Levels) -> StoreOptions {
         },
         ..StoreOptions::default()
     }
+}
+
+/// Pulls and pops of a group that comes after another one look again when that one has moved on.
+fn wake_tiers(offsets: &Offsets, groups: &Arc<Groups>, polls: &Arc<Polls>) {
+    let (groups, polls) = (Arc::clone(groups), Arc::clone(polls));
+    offsets.tell_changes(move |key| {
+        if groups.is_waited_for(key.group.as_str()) {
+            polls.wake_tiers(&(key.topic.clone(), key.queue));
+        }
+    });
 }
 
 /// Starts transactions with what they need of their neighbours.

@@ -26,6 +26,7 @@ pub fn run(criterion: &mut Criterion) {
         let mut request = PullRequest {
             queue: scratch.queue.clone(),
             from: QueueOffset::ZERO,
+            end: None,
             messages_max: MESSAGES,
             bytes_max: BYTES_MAX,
             filter: Filter::All,

@@ -1,5 +1,8 @@
 //! `gantry group`: create, change, list, describe, delete consumer groups.
 
+mod offsets;
+mod tier;
+
 use std::collections::BTreeMap;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -14,6 +17,7 @@ use serde_json::{Value, json};
 use super::args::{Consent, Format, Printing, Target, pair};
 use super::output::{Failure, Output, done, time};
 use super::retry;
+use tier::Tier;
 
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
@@ -28,6 +32,10 @@ pub enum GroupCommand {
     Describe(Describe),
     /// Delete a group and its offsets.
     Delete(Delete),
+    /// Have a group go on elsewhere in a topic: back or forward, all queues or one.
+    Reset(offsets::Reset),
+    /// Have a group go on where another one stands.
+    CloneOffset(offsets::CloneOffset),
 }
 
 /// `gantry group create`.
@@ -129,6 +137,8 @@ pub async fn run(command: GroupCommand) -> Result<(), Failure> {
         GroupCommand::List(args) => list(&args).await,
         GroupCommand::Describe(args) => describe(&args).await,
         GroupCommand::Delete(args) => delete(&args).await,
+        GroupCommand::Reset(args) => offsets::reset(&args).await,
+        GroupCommand::CloneOffset(args) => offsets::clone(&args).await,
     }
 }
 
@@ -270,18 +280,30 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
     let config = admin.groups().await?.remove(&args.group).ok_or_else(|| missing(&args.group))?;
     let members = admin.group_members(&args.group).await?.unwrap_or_default();
     // A topic that the group has not touched is not there for it: that is no lag.
-    let lines = lines(admin.group_stats(&args.group, args.topic.as_deref()).await?);
+    let mut stats = admin.group_stats(&args.group, args.topic.as_deref()).await?;
+    let tier = Tier::of(&client, &config).await?;
+    if tier.is_some() && args.topic.is_none() {
+        // It may wait where it has consumed nothing yet.
+        for topic in members.subscription_table.keys() {
+            stats.offset_table.extend(admin.group_stats(&args.group, Some(topic)).await?.offset_table);
+        }
+    }
+    let lines = lines(stats);
     let mut output = Output::new(args.printing.output);
     match output.format() {
-        Format::Json => output.json(&description(&config, &members, &lines))?,
-        Format::Text => describe_text(&mut output, &config, &members, &lines)?,
+        Format::Json => output.json(&description((&config, tier.as_ref()), &members, &lines))?,
+        Format::Text => describe_text(&mut output, (&config, tier.as_ref()), &members, &lines)?,
     }
     output.flush()?;
     client.shutdown().await;
     Ok(())
 }
 
-fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, lines: &[Line]) -> Value {
+fn description(
+    (config, tier): (&SubscriptionGroupConfig, Option<&Tier>),
+    members: &ConsumerConnection,
+    lines: &[Line],
+) -> Value {
     let conflicts = members.subscription_conflicts.clone().unwrap_or_default();
     let members: Vec<Value> = members
         .connection_set
@@ -301,6 +323,7 @@ fn description(config: &SubscriptionGroupConfig, members: &ConsumerConnection, l
                 "queue": line.queue.id.get(), "max": line.max, "committed": line.committed,
                 "lag": line.lag(), "last_consumed_ms": line.last.get(), "in_flight": line.in_flight,
                 "left": line.left, "oldest_popped_ms": line.oldest.map(Millis::get),
+                "waits_for": tier.map(|tier| tier.waits_for_json(&line.queue, line.max)),
             })
         })
         .collect();
@@ -323,7 +346,7 @@ fn in_flight(lines: &[Line]) -> Option<i64> {
 
 fn describe_text(
     output: &mut Output,
-    config: &SubscriptionGroupConfig,
+    (config, tier): (&SubscriptionGroupConfig, Option<&Tier>),
     members: &ConsumerConnection,
     lines: &[Line],
 ) -> Result<(), Failure> {
@@ -343,6 +366,9 @@ fn describe_text(
         ("subscriptions", subscriptions.join(" ")),
         ("lag", lines.iter().map(Line::lag).sum::<i64>().to_string()),
     ])?;
+    if let Some(tier) = tier {
+        output.fields(&[("after", tier.summary())])?;
+    }
     if let Some(conflicts) = members.subscription_conflicts.as_ref().filter(|all| !all.is_empty()) {
         conflicts_text(output, conflicts)?;
     }
@@ -368,9 +394,14 @@ fn describe_text(
                 line.lag().to_string(),
                 time(line.last),
             ]
+            .into_iter()
+            .chain(tier.map(|tier| tier.waits_for(&line.queue, line.max)))
+            .collect()
         })
         .collect();
-    output.table(&["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"], &rows)?;
+    let mut headings = vec!["TOPIC", "BROKER", "QUEUE", "COMMITTED", "MAX", "LAG", "LAST CONSUMED"];
+    headings.extend(tier.map(|_| "WAITS FOR"));
+    output.table(&headings, &rows)?;
     if in_flight(lines).is_some() { in_flight_text(output, lines) } else { Ok(()) }
 }
 

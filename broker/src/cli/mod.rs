@@ -50,14 +50,14 @@ enum Command {
     /// Create, list, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Create, change, list, describe and delete consumer groups.
+    /// Create, change, list, describe, move and delete consumer groups.
     #[command(subcommand)]
     Group(group::GroupCommand),
     /// Send the lines of a file or of standard input.
     Produce(produce::Produce),
     /// Print messages, one a line.
     Consume(consume::Consume),
-    /// Take a message back that waits for its time.
+    /// Look for stored messages, see what happened to them, take them back, have them processed.
     #[command(subcommand)]
     Message(message::MessageCommand),
     /// List transactions, end them, put expired ones back.
@@ -168,6 +168,14 @@ mod tests {
             "gantry produce T --deliver-in 40d",
             "gantry produce T --deliver-at 2026-01-31T23:59:59Z",
             "gantry message recall HANDLE --output json",
+            "gantry message query T --from 2026-01-31T23:59:59Z --to 1800000000000 --max 3",
+            "gantry message query T --key k --from 0",
+            "gantry message query T --offset-id 7F000001000000020000000000000000",
+            "gantry message trace --id ID --topic T --output json",
+            "gantry message push 7F000001000000020000000000000000 --group G --client C",
+            "gantry group reset G --topic T --to first --queue 1 --broker b --yes",
+            "gantry group reset G --topic T --offset 7 --yes",
+            "gantry group clone-offset A B --topic T --yes",
             "gantry consume T --group G --from last --max 3 --output json",
             "gantry txn list --expired --group G",
             "gantry txn rollback ID --yes",
@@ -191,6 +199,13 @@ mod tests {
             "gantry produce T --delay 1 --deliver-in 1s",
             "gantry produce T --deliver-at soon",
             "gantry message recall",
+            "gantry message query T --id a --key b",
+            "gantry message query T --offset-id nothing",
+            "gantry message trace",
+            "gantry message push 7F000001000000020000000000000000 --group G",
+            "gantry group reset G --topic T --yes",
+            "gantry group reset G --topic T --to first --offset 1",
+            "gantry group clone-offset A",
             "gantry consume T --from yesterday",
             "gantry consume T --max 0",
             "gantry topic create T --queues 0",

@@ -190,6 +190,17 @@ pub struct Polls {
     /// Those of them whose filter looks at properties.
     choosy: AtomicUsize,
     max: usize,
+    /// Those that wait for the group before their own: messages do not wake them. These have none of their own.
+    tiers: Option<Box<Self>>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// A message.
+    Message,
+    /// That the group before its own is done with more messages.
+    Tier,
 }
 
 /// A place among the waiting; leave it with [`Polls::leave`].
@@ -199,18 +210,23 @@ pub struct Place {
     token: u32,
     /// The group and the number of one that shares.
     seat: Option<(GroupName, u64)>,
+    awaits: Awaits,
 }
 
 impl Polls {
-    /// Room for `max` waiting pulls.
+    /// Room for `max` waiting pulls, and as many that wait for other groups.
     pub fn new(max: usize) -> Self {
+        Self { tiers: Some(Box::new(Self::level(max))), ..Self::level(max) }
+    }
+
+    fn level(max: usize) -> Self {
         let (waiting, choosy) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { table: DashMap::new(), seats: AtomicU64::new(0), waiting, choosy, max }
+        Self { table: DashMap::new(), seats: AtomicU64::new(0), waiting, choosy, max, tiers: None }
     }
 
     /// Pulls that wait.
     pub fn len(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) + self.tiers.as_ref().map_or(0, |tiers| tiers.len())
     }
 
     /// Whether no pull waits.
@@ -261,11 +277,31 @@ impl Polls {
                 Some((group, seat))
             }
         };
-        Ok(Place { key, token, seat })
+        Ok(Place { key, token, seat, awaits: Awaits::Message })
+    }
+
+    /// The same for something that need not be a message.
+    pub fn park_for(
+        &self,
+        awaits: Awaits,
+        key: (TopicName, QueueId),
+        filter: &Filter,
+        party: Party,
+        who: (&Arc<Mailbox>, u32),
+    ) -> Result<Place, PollsFull> {
+        match &self.tiers {
+            Some(tiers) if awaits == Awaits::Tier => {
+                Ok(Place { awaits, ..tiers.park_at(key, filter, party, who)? })
+            }
+            _ => self.park_at(key, filter, party, who),
+        }
     }
 
     /// Gives a place up; returns whether it was woken before.
     pub fn leave(&self, place: &Place, mailbox: &Arc<Mailbox>) -> bool {
+        if let (Some(tiers), Awaits::Tier) = (&self.tiers, place.awaits) {
+            return tiers.leave(place, mailbox);
+        }
         self.change(&place.key, |waiting, gone| {
             if let Some((group, seat)) = &place.seat {
                 let Some(sharers) = waiting.groups.get_mut(group) else { return };
@@ -361,6 +397,7 @@ impl Polls {
 
     /// Wakes everybody who waits at a queue: something other than a message changed.
     pub fn wake_all(&self, queue: &(TopicName, QueueId)) {
+        self.wake_tiers(queue);
         for place in [queue.clone(), (queue.0.clone(), ANY_QUEUE)] {
             self.change(&place, |waiting, gone| {
                 let sharers = std::mem::take(&mut waiting.groups).into_values();
@@ -372,6 +409,22 @@ impl Polls {
                     gone.add(&waiter);
                 }
             });
+        }
+    }
+
+    /// Wakes everybody who waits at a queue for the group before their own.
+    pub fn wake_tiers(&self, queue: &(TopicName, QueueId)) {
+        if let Some(tiers) = self.tiers.as_ref().filter(|tiers| !tiers.is_empty()) {
+            tiers.wake_all(queue);
+        }
+    }
+
+    /// Wakes everybody who waits for the group before their own: who that is has changed.
+    pub fn wake_all_tiers(&self) {
+        let Some(tiers) = &self.tiers else { return };
+        let places: Vec<Key> = tiers.table.iter().map(|waiting| waiting.key().clone()).collect();
+        for place in &places {
+            tiers.wake_all(place);
         }
     }
 
@@ -387,9 +440,12 @@ impl Polls {
     }
 
     /// Wakes all of a group up to the first one that is `enough`, and the mixed ones behind it.
-    fn wake_of(&self, place: &Key, group: &GroupName, is_enough: impl Fn(&Share) -> bool) {
+    fn wake_of(&self, place: &Key, group: &GroupName, is_enough: impl Fn(&Share) -> bool + Copy) {
         if self.is_empty() {
             return;
+        }
+        if let Some(tiers) = &self.tiers {
+            tiers.wake_of(place, group, is_enough);
         }
         self.change(place, |waiting, gone| {
             waiting.alone.retain(|waiter| {
@@ -424,7 +480,8 @@ impl Polls {
     /// Pops of a group that wait at a queue, or at [`ANY_QUEUE`].
     pub fn waiting_at(&self, key: &(TopicName, QueueId), group: &GroupName) -> usize {
         let waiting = self.table.get(key);
-        waiting.and_then(|waiting| Some(waiting.groups.get(group)?.waiters.len())).unwrap_or(0)
+        let tiers = self.tiers.as_ref().map_or(0, |tiers| tiers.waiting_at(key, group));
+        waiting.and_then(|waiting| Some(waiting.groups.get(group)?.waiters.len())).unwrap_or(0) + tiers
     }
 
     /// Wakes everybody who waits at one of the first queues of a topic.

@@ -32,6 +32,8 @@ pub struct PullRequest {
     pub queue: Arc<Queue>,
     /// The first message wanted.
     pub from: QueueOffset,
+    /// Where the messages end for the group that asks, if others must be [done](crate::groups::tiers) with them first.
+    pub end: Option<QueueOffset>,
     /// Messages wanted, at the most.
     pub messages_max: usize,
     /// Bytes wanted, at the most.
@@ -73,6 +75,8 @@ pub struct Pulled {
     pub min: QueueOffset,
     /// Number after its last message.
     pub max: QueueOffset,
+    /// Number after the last one that the group may see.
+    pub end: QueueOffset,
     /// The messages, as stored.
     pub messages: LogRuns,
     /// Where the messages lie that others of the group want and the member that asked does not. With any of them
@@ -94,8 +98,11 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     let queue = &request.queue;
     let (min, max) = (queue.min(), queue.max());
     let from = request.from;
-    let nothing =
-        |status, next| Pulled { status, next, min, max, messages: LogRuns::default(), strangers: Vec::new() };
+    let end = request.end.map_or(max, |end| end.min(max));
+    let nothing = |status, next| {
+        let (messages, strangers) = (LogRuns::default(), Vec::new());
+        Pulled { status, next, min, max, end, messages, strangers }
+    };
     if max == QueueOffset::ZERO {
         return nothing(PullStatus::EmptyQueue, QueueOffset::ZERO);
     }
@@ -106,6 +113,9 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
         let status = if from == max { PullStatus::AtEnd } else { PullStatus::Beyond };
         return nothing(status, max);
     }
+    if from >= end {
+        return nothing(PullStatus::AtEnd, from);
+    }
     let messages_max = request.messages_max.clamp(1, MESSAGES_MAX);
     let scan = match request.own {
         Some(_) => LOOKS_MAX,
@@ -113,6 +123,7 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
     };
     scratch.entries.clear();
     store.entries(queue, from, scan, &mut scratch.entries);
+    scratch.entries.truncate(scratch.entries.partition_point(|entry| entry.at < end));
     let mut messages = store.messages(queue, std::mem::take(&mut scratch.messages));
     let bytes_max = request.bytes_max.clamp(1, BYTES_MAX);
     let mut next = from;
@@ -166,7 +177,7 @@ pub fn pull(store: &Store, request: &PullRequest, scratch: &mut Scratch) -> Pull
         (true, false) => PullStatus::NoneMatched,
         (true, true) => PullStatus::AtEnd,
     };
-    Pulled { status, next, min, max, messages, strangers }
+    Pulled { status, next, min, max, end, messages, strangers }
 }
 
 /// Entries to look at for so many messages.

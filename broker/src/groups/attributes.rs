@@ -9,9 +9,12 @@
 use std::collections::BTreeMap;
 
 use gantry_proto::ids::Millis;
+use gantry_proto::names::GroupName;
 
 /// What this broker's own attributes begin with.
 const OWN: &str = "gantry.";
+/// The attribute that names the group before this one.
+pub(super) const AFTER: &str = "gantry.after";
 /// Attributes that one group may have.
 const ATTRIBUTES_MAX: usize = 64;
 /// Bytes of a name and of a value.
@@ -29,6 +32,14 @@ struct Known {
 
 /// All attributes of this broker, in the order of their names.
 const KNOWN: &[Known] = &[
+    Known {
+        name: AFTER,
+        takes: "the name of another group",
+        read: |value, settings| {
+            settings.after = Some(GroupName::parse(value).ok()?);
+            Some(())
+        },
+    },
     Known {
         name: "gantry.order",
         takes: "queue or key",
@@ -91,6 +102,8 @@ impl Start {
 /// What the attributes of a group ask of this broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// `gantry.after`: the group that must be done with a message before this one sees it.
+    pub after: Option<GroupName>,
     /// `gantry.order`: what messages that are popped in order wait for.
     pub order: Order,
     /// `gantry.start`: where the group begins, whatever its members ask for. `None`: as they ask.

@@ -13,11 +13,12 @@ pub mod retry;
 pub mod start;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_proto::names::{GroupName, NameError, TopicName};
 use gantry_proto::remoting::body::Body;
@@ -33,6 +34,7 @@ use crate::topics::{TopicError, Topics, perm};
 use attributes::{AttributeError, Settings};
 use members::{Change, Members, Peer, RegisterError, Subscriptions};
 use retry::{Schedule, ScheduleError};
+use tiers::TierError;
 
 /// Groups that exist without being declared: the system's own and those of the tools.
 const SYSTEM_GROUPS: &[&str] = &[
@@ -178,6 +180,24 @@ pub enum GroupError {
         /// What is wrong.
         why: ScheduleError,
     },
+    /// The group cannot come after another one.
+    #[error("group {group}: {why}")]
+    Tier {
+        /// The group.
+        group: GroupName,
+        /// What is wrong.
+        why: TierError,
+    },
+    /// Another group comes after it.
+    #[error(
+        "group {by} waits for group {group}: remove its attribute gantry.after first, or delete it first"
+    )]
+    WaitedFor {
+        /// The group.
+        group: GroupName,
+        /// The other one.
+        by: GroupName,
+    },
     /// The change is not on the disk.
     #[error(transparent)]
     Save(#[from] SaveError),
@@ -223,6 +243,10 @@ pub struct Groups {
     rest: SubscriptionGroupTable,
     defaults: GroupsConfig,
     clock: Arc<dyn Clock>,
+    /// Held by changes of who comes after whom: each sees those before it.
+    tiering: Mutex<()>,
+    /// For each group that another one comes after one of those.
+    firsts: RwLock<HashMap<GroupName, GroupName>>,
 }
 
 impl Groups {
@@ -247,8 +271,15 @@ impl Groups {
             }
         }
         rest.forbidden_table = Some(forbidden);
-        let groups =
-            Self { entries: SavedTable::new(path, entries, rest.data_version), rest, defaults, clock };
+        let groups = Self {
+            entries: SavedTable::new(path, entries, rest.data_version),
+            rest,
+            defaults,
+            clock,
+            tiering: Mutex::default(),
+            firsts: RwLock::default(),
+        };
+        groups.find_firsts();
         let missing = SYSTEM_GROUPS.iter().filter(|name| groups.get(name).is_none());
         let missing =
             missing.map(|name| (GroupName::internal(name), groups.made(&GroupName::internal(name))));
@@ -286,6 +317,8 @@ impl Groups {
     /// Creates a group or changes it, as an operator says; its attributes are [changes](attributes). No change is a success.
     pub fn declare(&self, mut config: SubscriptionGroupConfig) -> Result<Arc<Group>, GroupError> {
         let name = parse(&config.group_name)?;
+        let is_tiered = config.attributes.keys().any(|key| key.contains(attributes::AFTER));
+        let _tiering = is_tiered.then(|| self.tiering.lock().unwrap_or_else(PoisonError::into_inner));
         let declared = self.change(&name, |current, entries| {
             let (before, forbidden) = current
                 .map(|current| (current.config.attributes.clone(), current.forbidden.clone()))
@@ -299,9 +332,20 @@ impl Groups {
             match current {
                 Some(current) if current.config == config => Ok(Next::Keep),
                 None if entries >= self.defaults.max => Err(GroupError::Full { max: self.defaults.max }),
-                _ => Ok(Next::Put(Group::new(name.clone(), config, forbidden))),
+                _ => {
+                    let group = Group::new(name.clone(), config, forbidden);
+                    let was = current.and_then(|current| current.settings.after.as_ref());
+                    if let Some(first) = group.settings.after.as_ref().filter(|first| was != Some(first)) {
+                        tiers::check(self, &name, first)
+                            .map_err(|why| GroupError::Tier { group: name.clone(), why })?;
+                    }
+                    Ok(Next::Put(group))
+                }
             }
         })?;
+        if is_tiered {
+            self.find_firsts();
+        }
         Ok(declared.expect("the decision leaves a group"))
     }
 
@@ -332,8 +376,30 @@ impl Groups {
         if group.name.is_system() {
             return Err(GroupError::System(name.to_owned()));
         }
+        let _tiering = self.tiering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(by) = self.firsts().get(name) {
+            return Err(GroupError::WaitedFor { group: group.name.clone(), by: by.clone() });
+        }
         self.change(&group.name, |_, _| Ok(Next::Remove))?;
+        if group.settings.after.is_some() {
+            self.find_firsts();
+        }
         Ok(())
+    }
+
+    /// Whether another group comes [after](tiers) this one.
+    pub fn is_waited_for(&self, name: &str) -> bool {
+        self.firsts().contains_key(name)
+    }
+
+    fn firsts(&self) -> std::sync::RwLockReadGuard<'_, HashMap<GroupName, GroupName>> {
+        self.firsts.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_firsts(&self) {
+        let all = self.entries.all().into_iter();
+        let firsts = all.filter_map(|(name, group)| Some((group.settings.after.clone()?, name))).collect();
+        *self.firsts.write().unwrap_or_else(PoisonError::into_inner) = firsts;
     }
 
     /// Every group, by name.

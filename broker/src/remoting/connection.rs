@@ -520,8 +520,8 @@ impl Connection {
         self.parked_pops.clear(&self.services, &self.inbox.mailbox);
     }
 
-    /// Parks a pull, or gives it back when there is no room.
-    pub(super) fn park(&mut self, parked: Parked) -> Result<(), Box<(Parked, PollsFull)>> {
+    /// Parks a pull and gives its token, or the pull back when there is no room.
+    pub(super) fn park(&mut self, parked: Parked) -> Result<u32, Box<(Parked, PollsFull)>> {
         self.parked.park(&self.services.polls, &self.inbox.mailbox, parked)
     }
 }

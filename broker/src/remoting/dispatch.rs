@@ -163,8 +163,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetSystemTopicListFromBroker => topic::system_topics(topics),
         Code::GetTopicStatsInfo => topic::stats(topics, store, broker, request),
         Code::QueryTopicConsumeByWho => topic::consumers(members, offsets, request),
-        Code::UpdateAndCreateSubscriptiongroup => group::declare(groups, request),
-        Code::UpdateAndCreateSubscriptiongroupList => group::declare_all(groups, request),
+        Code::UpdateAndCreateSubscriptiongroup => group::declare((groups, &services.polls), request),
+        Code::UpdateAndCreateSubscriptiongroupList => group::declare_all((groups, &services.polls), request),
         Code::GetAllSubscriptiongroupConfig => group::all(groups, request),
         Code::GetSubscriptiongroupConfig => group::get(groups, request),
         Code::GetConsumeStats => {

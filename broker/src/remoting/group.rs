@@ -24,6 +24,7 @@ use super::context::{Handled, Reply, settle};
 use super::member::body_of;
 use super::offset::{known_group, known_topic, message_queue};
 use super::topic::page;
+use crate::deliver::polls::Polls;
 use crate::deliver::pop::Pops;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
@@ -36,16 +37,19 @@ use crate::topics::Topics;
 const DECLARED_MAX: usize = 10_000;
 
 /// Code 200.
-pub fn declare(groups: &Groups, request: &OwnedCommand) -> Reply {
+pub fn declare((groups, polls): (&Groups, &Polls), request: &OwnedCommand) -> Reply {
     settle(|| {
         let config: SubscriptionGroupConfig = body_of(request)?;
-        groups.declare(config)?;
+        let declared = groups.declare(config);
+        // It may have come after another group, or do so now.
+        polls.wake_all_tiers();
+        declared?;
         Ok(Reply::ok())
     })
 }
 
 /// Code 225. Stops at the first group that is refused; those before it are declared.
-pub fn declare_all(groups: &Groups, request: &OwnedCommand) -> Reply {
+pub fn declare_all((groups, polls): (&Groups, &Polls), request: &OwnedCommand) -> Reply {
     settle(|| {
         let body: SubscriptionGroupList = body_of(request)?;
         let count = body.group_config_list.len();
@@ -53,9 +57,10 @@ pub fn declare_all(groups: &Groups, request: &OwnedCommand) -> Reply {
             let why = format!("{count} groups at once, the limit is {DECLARED_MAX}: declare fewer");
             return Err(Reply::refused(ResponseCode::InvalidParameter, why));
         }
-        for config in body.group_config_list {
-            groups.declare(config)?;
-        }
+        let declared =
+            body.group_config_list.into_iter().try_for_each(|config| groups.declare(config).map(drop));
+        polls.wake_all_tiers();
+        declared?;
         Ok(Reply::ok())
     })
 }

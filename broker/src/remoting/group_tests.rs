@@ -27,12 +27,19 @@ fn named(group: &str) -> OwnedCommand {
 fn a_declared_group_is_shown_as_it_was_declared() {
     let world = World::new();
     let body = config("g", 3).to_json();
-    assert_eq!(declare(&world.groups, &OwnedCommand::request(200, &()).body(body.clone())).code, 0);
+    assert_eq!(
+        declare((&world.groups, &Polls::new(1)), &OwnedCommand::request(200, &()).body(body.clone())).code,
+        0
+    );
     assert_eq!(get(&world.groups, &named("g")).body, body);
     let list = SubscriptionGroupList { group_config_list: vec![config("h", 1), config("a b", 1)] };
-    assert_eq!(declare_all(&world.groups, &OwnedCommand::request(225, &()).body(list.to_json())).code, 29);
+    assert_eq!(
+        declare_all((&world.groups, &Polls::new(1)), &OwnedCommand::request(225, &()).body(list.to_json()))
+            .code,
+        29
+    );
     assert!(world.groups.get("h").is_some());
-    assert_eq!(declare(&world.groups, &OwnedCommand::default()).code, 1);
+    assert_eq!(declare((&world.groups, &Polls::new(1)), &OwnedCommand::default()).code, 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_proto::ids::{Millis, QueueId};
-use gantry_proto::names::GroupName;
+use gantry_proto::names::{GroupName, TopicKind};
 use gantry_proto::receipt::PopInfo;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, Serialize};
@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::context::{Reply, Services, settle, short};
 use super::refusal;
 use crate::deliver::filter::Filter;
-use crate::deliver::polls::{ANY_QUEUE, Mailbox, Party, Place, Polls, PollsFull, Share};
+use crate::deliver::polls::{ANY_QUEUE, Awaits, Mailbox, Party, Place, Polls, PollsFull, Share};
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
 use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
 use crate::groups::Reading;
@@ -76,7 +76,7 @@ impl ParkedPops {
         &mut self,
         polls: &Polls,
         mailbox: &Arc<Mailbox>,
-        parked: Parked,
+        (parked, awaits): (Parked, Awaits),
     ) -> Result<u32, Box<(Parked, PollsFull)>> {
         self.next_token = self.next_token.wrapping_add(1);
         let token = self.next_token | TOKEN_BIT;
@@ -93,10 +93,10 @@ impl ParkedPops {
             }),
             Asks::Whether => Party::Asker(request.group.clone()),
         };
-        let retry = request.retry_topic().ok().flatten().map(|retry| (retry, ANY_QUEUE));
+        let retry = request.retry_topic().ok().flatten().map(|retry| ((retry, ANY_QUEUE), Awaits::Message));
         let mut places = Vec::with_capacity(2);
-        for key in std::iter::once((request.topic.clone(), id)).chain(retry) {
-            match polls.park_at(key, &request.filter, party.clone(), (mailbox, token)) {
+        for (key, awaits) in std::iter::once(((request.topic.clone(), id), awaits)).chain(retry) {
+            match polls.park_for(awaits, key, &request.filter, party.clone(), (mailbox, token)) {
                 Ok(place) => places.push(place),
                 Err(full) => {
                     leave(&places, polls, mailbox);
@@ -439,7 +439,12 @@ fn wait(connection: &mut Connection, parked: Parked, rest: u64, seen: Seen) -> O
     let request = parked.request.clone();
     let services = Arc::clone(&connection.services);
     let mailbox = Arc::clone(&connection.inbox.mailbox);
-    match connection.parked_pops.park(&services.polls, &mailbox, parked) {
+    // Whoever comes after another group gets nothing new of the topic before that has moved.
+    let group = services.groups.get(request.group.as_str());
+    let is_tiered =
+        request.topic.kind() == TopicKind::User && group.is_some_and(|group| group.settings.after.is_some());
+    let awaits = if is_tiered { Awaits::Tier } else { Awaits::Message };
+    match connection.parked_pops.park(&services.polls, &mailbox, (parked, awaits)) {
         Ok(token) => {
             // What came before the place was taken woke nobody.
             if services.pops.seen(&request) != seen {

@@ -20,11 +20,11 @@ use super::context::{Reply, chain};
 use super::refusal;
 use crate::deliver::expressions::WantedError;
 use crate::deliver::filter::Filter;
-use crate::deliver::polls::{Mailbox, Place, Polls, PollsFull};
+use crate::deliver::polls::{Awaits, Mailbox, Party, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
 use crate::groups::members::{Accord, Wanted};
 use crate::groups::offsets::Key;
-use crate::groups::{Group, Reading};
+use crate::groups::{Group, Reading, tiers};
 use crate::store::LogRuns;
 
 /// The longest time a pull is held, whatever the client asks for.
@@ -68,21 +68,20 @@ impl ParkedPulls {
         polls: &Polls,
         mailbox: &Arc<Mailbox>,
         parked: Parked,
-    ) -> Result<(), Box<(Parked, PollsFull)>> {
+    ) -> Result<u32, Box<(Parked, PollsFull)>> {
         self.next_token = self.next_token.wrapping_add(1) & !super::pop::TOKEN_BIT;
         let token = self.next_token;
-        let place = match polls.park(&parked.request.queue, &parked.request.filter, mailbox, token) {
+        let queue = &parked.request.queue;
+        // Whoever comes after another group gets nothing new before that has moved.
+        let awaits = if parked.request.end.is_some() { Awaits::Tier } else { Awaits::Message };
+        let (key, filter) = ((queue.topic().clone(), queue.id()), &parked.request.filter);
+        let place = match polls.park_for(awaits, key, filter, Party::Alone, (mailbox, token)) {
             Ok(place) => place,
             Err(full) => return Err(Box::new((parked, full))),
         };
-        // A message that came before the place was taken woke nobody.
-        // What is held back is looked at again soon.
-        if parked.request.queue.max() > parked.request.from && parked.request.below.is_none() {
-            mailbox.wake(token);
-        }
         self.deadlines.insert((parked.deadline, token));
         self.pulls.insert(token, (place, parked));
-        Ok(())
+        Ok(token)
     }
 
     /// Takes a pull that was woken. Its place is gone already, or will be with the next message.
@@ -158,12 +157,32 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
     if may_wait && waits(&pulled, &parked.request) {
         parked.deadline += Duration::from_millis(suspend).min(SUSPEND_MAX);
         parked.request.from = pulled.next;
-        if let Err(refused) = connection.park(parked) {
-            refuse_to_wait(connection, &refused.0, refused.1);
-        }
-        return;
+        return park(connection, parked);
     }
     give(connection, &parked, pulled);
+}
+
+/// Has a pull wait.
+fn park(connection: &mut Connection, parked: Parked) {
+    let (key, queue, from) = (parked.key.clone(), Arc::clone(&parked.request.queue), parked.request.from);
+    let is_held_back = parked.request.below.is_some();
+    match connection.park(parked) {
+        Ok(token) => {
+            // What came before the place was taken woke nobody. What is held back is looked at again soon.
+            let end = tier_end(connection, &key).map_or(queue.max(), |end| end.min(queue.max()));
+            if end > from && !is_held_back {
+                connection.inbox.mailbox.wake(token);
+            }
+        }
+        Err(refused) => refuse_to_wait(connection, &refused.0, refused.1),
+    }
+}
+
+/// Where the messages of a queue end for a group that comes after another one.
+fn tier_end(connection: &Connection, key: &Key) -> Option<QueueOffset> {
+    let services = &*connection.services;
+    let group = services.groups.get(key.group.as_str())?;
+    tiers::end(&group, &services.offsets, &key.topic, key.queue)
 }
 
 /// A client that is told that there is no message pulls again at once; one that is refused waits a little.
@@ -232,6 +251,7 @@ fn prepare(
     let request = PullRequest {
         queue,
         from: QueueOffset::from_wire(header.queue_offset).unwrap_or_default(),
+        end: tiers::end(&group, &services.offsets, &topic.name, id),
         messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
         bytes_max: BYTES_MAX,
         filter: selected.filter,
@@ -320,8 +340,10 @@ fn by_heartbeat(
     Ok(Selected { filter, own: Some(own).filter(|_| group.retry_queues() > 0) })
 }
 
-/// Members may have come and gone while a pull waited: what it gets is what they want now.
+/// Members may have come and gone while a pull waited, and the group before may have moved: what it gets is what they want
+/// now, as far as they may see it.
 fn refresh(connection: &Connection, parked: &mut Parked) {
+    parked.request.end = tier_end(connection, &parked.key);
     let services = &*connection.services;
     let Some(heard) = parked.heard.filter(|heard| heard.changes != services.members.changes()) else {
         return;
@@ -378,7 +400,7 @@ fn waits(pulled: &Pulled, request: &PullRequest) -> bool {
     match pulled.status {
         PullStatus::AtEnd => true,
         PullStatus::EmptyQueue => request.from == QueueOffset::ZERO,
-        PullStatus::NoneMatched => pulled.next >= pulled.max,
+        PullStatus::NoneMatched => pulled.next >= pulled.end,
         PullStatus::Found | PullStatus::TooSmall | PullStatus::Beyond => false,
     }
 }
@@ -397,10 +419,7 @@ pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, P
     if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
     {
         parked.request.from = pulled.next;
-        if let Err(refused) = connection.park(parked) {
-            refuse_to_wait(connection, &refused.0, refused.1);
-        }
-        return;
+        return park(connection, parked);
     }
     give(connection, &parked, pulled);
 }

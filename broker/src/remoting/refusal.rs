@@ -200,11 +200,12 @@ pub(super) fn call(error: &CallError) -> ResponseCode {
 /// Why a group cannot be used.
 fn group(error: &GroupError) -> ResponseCode {
     match error {
-        GroupError::Illegal { .. } | GroupError::Attribute { .. } | GroupError::Retry { .. } => {
-            ResponseCode::InvalidParameter
-        }
+        GroupError::Illegal { .. }
+        | GroupError::Attribute { .. }
+        | GroupError::Retry { .. }
+        | GroupError::Tier { .. } => ResponseCode::InvalidParameter,
         GroupError::NotExist(_) => ResponseCode::SubscriptionGroupNotExist,
-        GroupError::System(_) => ResponseCode::NoPermission,
+        GroupError::System(_) | GroupError::WaitedFor { .. } => ResponseCode::NoPermission,
         GroupError::Full { .. } | GroupError::Forbidden { .. } => ResponseCode::SystemBusy,
         GroupError::Save(_) => ResponseCode::SystemError,
     }

@@ -7,6 +7,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod commands;
-mod dashboard;
 mod requests;
+mod screens;
 mod table;

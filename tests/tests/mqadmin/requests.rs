@@ -85,6 +85,7 @@ const SHOWN: &[(&str, &[RequestCode])] = &[
             RequestCode::DrainBroker,
         ],
     ),
+    ("operators", &[RequestCode::CloneGroupOffset]),
 ];
 
 fn ask(stream: &mut TcpStream, code: RequestCode) -> OwnedCommand {

@@ -41,6 +41,8 @@ pub mod table;
 mod take;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tier_tests;
 mod turns;
 
 use std::io;

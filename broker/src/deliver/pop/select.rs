@@ -21,6 +21,7 @@ use super::{PopError, Pops, QUEUE_MAX};
 use crate::deliver::filter::{Filter, Verdict};
 use crate::deliver::pull::{BYTES_MAX, LOOKS_MAX, Looks, scan_of};
 use crate::groups::offsets::Key;
+use crate::groups::tiers;
 use crate::store::{Queue, QueueEntry};
 
 /// Of a hundred pops, so many look at the retry topic before all others: it must not wait for an empty topic.
@@ -47,6 +48,8 @@ pub(super) struct Pick {
     pub(super) key: Key,
     pub(super) from: PoppedFrom,
     pub(super) queue: Option<Arc<Queue>>,
+    /// Where the messages end that the group may see.
+    end: QueueOffset,
     /// How the queue was found.
     pub(super) view: Option<View>,
     /// Where the group's next pop begins.
@@ -221,6 +224,13 @@ impl Pops {
         Ok(plan)
     }
 
+    /// Where the messages of a queue end for the group: with `max`, or before that, where it comes after another group.
+    pub(super) fn end_of(&self, key: &Key, max: QueueOffset) -> QueueOffset {
+        let group = self.with.groups.get(key.group.as_str());
+        let end = group.and_then(|group| tiers::end(&group, &self.with.offsets, &key.topic, key.queue));
+        end.map_or(max, |end| end.min(max))
+    }
+
     /// Looks at one queue.
     fn look_at(
         &self,
@@ -233,6 +243,7 @@ impl Pops {
         let queue = self.with.store.find_queue(key.topic.as_str(), key.queue);
         let (min, max) =
             queue.as_ref().map_or((QueueOffset::ZERO, QueueOffset::ZERO), |queue| (queue.min(), queue.max()));
+        let end = self.end_of(&key, max);
         let (view, load, remembered) = {
             let table = self.table();
             let view = table.look(&key, request.delivery, request.attempt.as_deref(), now);
@@ -254,6 +265,7 @@ impl Pops {
             key,
             from,
             queue,
+            end,
             view,
             next,
             picked: Vec::new(),
@@ -274,11 +286,11 @@ impl Pops {
             }
             // What is taken in order keeps the rest back until the log shows it.
             let is_open = !request.delivery.is_ordered() || pick.picked.is_empty();
-            plan.more |= is_open && (!is_through || pick.next < max);
+            plan.more |= is_open && (!is_through || pick.next < end);
         }
         // Clients count offsets from the first one on.
         pick.picked.sort_by_key(|picked| picked.entry.at);
-        plan.rest += max.since(pick.next) + load.left.saturating_sub(pick.were_left.len()) as u64;
+        plan.rest += end.since(pick.next) + load.left.saturating_sub(pick.were_left.len()) as u64;
         let known = pick.view.as_ref().map(|view| view.next);
         // A new group's place is fixed by its first look: later it would be after what came meanwhile.
         let is_fixed = known.is_none() && request.start == Start::Last && from == PoppedFrom::Topic;
@@ -322,7 +334,7 @@ impl Pops {
         (rooms, left_max): ([(usize, usize); 2], usize),
         plan: &mut Plan,
     ) {
-        let Some(queue) = pick.queue.clone().filter(|queue| pick.next < queue.max()) else { return };
+        let Some(queue) = pick.queue.clone().filter(|_| pick.next < pick.end) else { return };
         if plan.is_full(judge.request, 0) {
             return;
         }
@@ -337,6 +349,7 @@ impl Pops {
         let scan = if judge.needs_properties() { LOOKS_MAX } else { scan_of(&judge.request.filter, wanted) };
         let mut entries = Vec::new();
         self.with.store.entries(&queue, pick.next, scan, &mut entries);
+        entries.truncate(entries.partition_point(|entry| entry.at < pick.end));
         let below = self.with.scaling.limit(&pick.key);
         for entry in entries {
             if below.is_some_and(|below| entry.phy >= below) {
@@ -372,7 +385,7 @@ impl Pops {
             }
             pick.next = entry.at + 1;
         }
-        plan.is_cut |= pick.next < queue.max();
+        plan.is_cut |= pick.next < pick.end;
     }
 
     /// What `look` finds in the record of an entry. `None` when it cannot be read.

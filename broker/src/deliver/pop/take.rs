@@ -131,7 +131,7 @@ pub struct Seen {
     stirs: u64,
     /// Offsets that operators set.
     resets: u64,
-    /// Ends of the queues.
+    /// Ends of the queues, as the group may see them.
     ends: u64,
 }
 
@@ -190,7 +190,8 @@ impl Pops {
         let resets = self.with.offsets.pending_resets();
         let end = |(topic, id, _): (TopicName, QueueId, _)| {
             let queue = self.with.store.find_queue(topic.as_str(), id);
-            queue.map_or(0, |queue| queue.max().get())
+            let key = Key { group: request.group.clone(), topic, queue: id };
+            queue.map_or(0, |queue| self.end_of(&key, queue.max()).get())
         };
         let ends = sources(request, retry.as_ref(), false, None).into_iter().map(end);
         Seen { stirs, resets, ends: ends.fold(0, u64::wrapping_add) }

@@ -36,6 +36,7 @@ impl World {
         let request = PullRequest {
             queue: Arc::clone(&self.queue),
             from: QueueOffset::new(from),
+            end: None,
             messages_max: 32,
             bytes_max: BYTES_MAX,
             filter,
@@ -56,6 +57,7 @@ fn request(queue: &Arc<Queue>, filter: Filter) -> PullRequest {
     PullRequest {
         queue: Arc::clone(queue),
         from,
+        end: None,
         messages_max: 32,
         bytes_max: BYTES_MAX,
         filter,
@@ -75,6 +77,24 @@ fn offsets(pulled: &Pulled) -> Vec<u64> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn a_group_that_comes_after_another_sees_no_more_than_that_is_done_with() {
+    let world = World::new();
+    world.send("", 5).await;
+    let look = |from: u64, end: u64| {
+        let asked = request(&world.queue, Filter::All);
+        let asked = PullRequest { from: QueueOffset::new(from), end: Some(QueueOffset::new(end)), ..asked };
+        let pulled = pull(&world.store, &asked, &mut Scratch::default());
+        (pulled.status, offsets(&pulled), pulled.next.get(), pulled.end.get(), pulled.max.get())
+    };
+    assert_eq!(look(0, 0), (PullStatus::AtEnd, vec![], 0, 0, 5));
+    assert_eq!(look(0, 3), (PullStatus::Found, vec![0, 1, 2], 3, 3, 5));
+    // The other group was reset: what was given stays given.
+    assert_eq!(look(3, 1), (PullStatus::AtEnd, vec![], 3, 1, 5));
+    assert_eq!(look(3, 9), (PullStatus::Found, vec![3, 4], 5, 5, 5));
+    assert_eq!(look(6, 3).0, PullStatus::Beyond);
 }
 
 #[tokio::test]

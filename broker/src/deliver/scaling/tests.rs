@@ -51,6 +51,7 @@ fn pulled(world: &World, queue: u32, from: u64) -> (usize, PullStatus) {
     let request = PullRequest {
         queue: world.store.queue(&TopicName::internal("T"), QueueId::new(queue)).unwrap(),
         from: QueueOffset::new(from),
+        end: None,
         messages_max: 32,
         bytes_max: BYTES_MAX,
         filter: Filter::All,

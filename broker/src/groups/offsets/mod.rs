@@ -18,7 +18,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
@@ -96,6 +96,16 @@ struct Shared {
     /// Resets that no consumer follows, to spare every pull the lock.
     resets: AtomicU64,
     wake: Notify,
+    /// Who is told of changes.
+    told: OnceLock<Told>,
+}
+
+struct Told(Box<dyn Fn(&Key) + Send + Sync>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
 }
 
 impl OffsetTable {
@@ -117,6 +127,7 @@ impl OffsetTable {
             saved: Mutex::new(position.get()),
             resets,
             wake: Notify::new(),
+            told: OnceLock::new(),
         })))
     }
 
@@ -127,6 +138,15 @@ impl OffsetTable {
 }
 
 impl Shared {
+    fn tell(&self, changes: &[Change]) {
+        let Some(Told(told)) = self.told.get() else { return };
+        for change in changes {
+            if let Change::Advance(key, _) | Change::Reset(key, _) = change {
+                told(key);
+            }
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,7 +198,10 @@ impl Projection for OffsetsProjection {
             && let Some((StateKind::Offsets, payload)) = state::parse(record.view.body())
         {
             match record::decode(payload) {
-                Ok(changes) => self.0.apply(&changes),
+                Ok(changes) => {
+                    self.0.apply(&changes);
+                    self.0.tell(&changes);
+                }
                 Err(error) => result = Err(ApplyError::Malformed { at, what: error.to_string() }),
             }
         }
@@ -246,6 +269,18 @@ impl Offsets {
     /// Where the group stands: the first message that it has not consumed. `None`: it never said.
     pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
         self.shared.table().get(group, topic, queue)
+    }
+
+    /// Where the group stands, as a crash would not take it back.
+    pub fn kept(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.shared.table().kept(group, topic, queue)
+    }
+
+    /// Has `told` told of each queue in which a group's [kept](Self::kept) offset has changed. It runs where records are
+    /// dispatched: it must be quick. Only the first one counts.
+    pub fn tell_changes(&self, told: impl Fn(&Key) + Send + Sync + 'static) {
+        // A second one would be a broker that is put together twice.
+        let _ = self.shared.told.set(Told(Box::new(told)));
     }
 
     /// Whether [`get`](Self::get) gives an offset that a crash could take back.

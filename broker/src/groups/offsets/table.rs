@@ -101,6 +101,11 @@ impl Table {
         entry.noted.or(entry.logged)
     }
 
+    /// The offset as the log has it.
+    pub fn kept(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.groups.get(group)?.get(topic)?.get(&queue)?.logged
+    }
+
     /// What noting `offset` would do.
     pub fn to_note(&self, key: &Key, offset: QueueOffset, max: usize) -> Standing {
         self.standing(key, offset, max, |entry| entry.noted.or(entry.logged))
