@@ -129,8 +129,6 @@ impl Publisher {
     /// appended.
     fn store_new(&self, scratch: &mut Scratch) -> Result<bool, SendError> {
         let Scratch { batch, new, sent, .. } = scratch;
-        self.drain.check()?;
-        self.store.check_room()?;
         let dedups = || new.iter().map(|one| one.dedup);
         let mut admission = dedups().any(|dedup| dedup.is_some()).then(|| self.store.dedup().admit());
         if let Some(admission) = &admission {
@@ -139,6 +137,9 @@ impl Publisher {
                 return Ok(false);
             }
         }
+        // What was stored before was answered above: who is refused sends all of it to another broker.
+        self.drain.check()?;
+        self.store.check_room()?;
         let appended = self.store.append(batch)?;
         for (one, placed) in new.iter().zip(batch.placed()) {
             if let (Some(admission), Some((key, _))) = (&mut admission, one.dedup) {

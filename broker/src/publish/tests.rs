@@ -303,13 +303,19 @@ async fn a_broker_that_goes_refuses_what_is_new() {
 
     let batch = |edge: &Edge| {
         let mut body = Vec::new();
-        let item = gantry_proto::record::BatchItem { flag: 0, body: b"b", properties: Properties::new(b"") };
+        let properties = Properties::new(b"UNIQ_KEY\x01batched\x02");
+        let item = gantry_proto::record::BatchItem { flag: 0, body: b"b", properties };
         item.encode_into(&mut body).expect("encodable");
         let incoming = incoming(Properties::new(b""), &body);
-        edge.publisher.send_batch(&incoming, &mut Scratch::default())
+        let mut scratch = Scratch::default();
+        edge.publisher.send_batch(&incoming, &mut scratch).map(|()| scratch.sent[0].phy)
     };
     assert!(matches!(batch(&edge), Err(SendError::Leaving(_))));
     edge.drain.resume().expect("resumed");
-    batch(&edge).expect("sent");
+    let stored = batch(&edge).expect("sent");
+    edge.store.drive();
+    edge.drain.begin(Duration::ZERO).expect("begun");
+    assert_eq!(batch(&edge).expect("answered"), stored, "a batch whose answer was lost");
+    edge.drain.resume().expect("resumed");
     send("T", "two", false).expect("sent");
 }

@@ -119,7 +119,8 @@ impl Saved {
         match self.step {
             Step::Serving => NEVER,
             Step::Draining => Millis::new(self.since).plus(self.grace_ms).get(),
-            Step::Left => self.since,
+            // Not since when: the clock may be set back.
+            Step::Left => i64::MIN,
         }
     }
 }
