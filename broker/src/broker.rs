@@ -1,5 +1,6 @@
 //! Wires everything together: store, services, listeners; and stops it in the opposite order.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Policy, PortsConfig};
+use crate::deliver::fleeting::Fleeting;
 use crate::deliver::polls::Polls;
 use crate::deliver::pop;
 use crate::deliver::retry::Retries;
@@ -232,6 +234,7 @@ fn open(
         Offsets::new(&offset_table, Arc::clone(&store), Arc::clone(&metrics), config.groups.max_offsets);
     let offsets = Arc::new(offsets);
     wake_tiers(&offsets, &groups, &polls);
+    groups.broadcasts().add_all(offsets.broadcasters(), clock.now());
     let transactions = start_transactions(unstarted, &store, &levels, &members, &offsets)?;
     let timer = timer.start(Arc::clone(&store));
     let wheel = wheel.start(Arc::clone(&store)).map_err(in_config)?;
@@ -435,8 +438,17 @@ async fn vip_listener(bind: IpAddr, asked: u16, broker: u16) -> Result<Option<Tc
     }
 }
 
-/// Samples the counters and looks for silent clients and expired locks now and then.
+/// Samples the counters and looks for silent clients, expired locks and what is kept for a time only now and then.
 async fn sweep(services: Arc<Services>, background: Shutdown) {
+    let mut fleeting = Fleeting {
+        groups: Arc::clone(&services.groups),
+        members: Arc::clone(&services.members),
+        offsets: Arc::clone(&services.offsets),
+        pops: Arc::clone(&services.pops),
+        locks: Arc::clone(&services.locks),
+        clock: Arc::clone(&services.clock),
+        gone_since: HashMap::new(),
+    };
     loop {
         services.metrics.sample(services.clock.now());
         remoting::rates::sample(&services);
@@ -446,6 +458,7 @@ async fn sweep(services: Arc<Services>, background: Shutdown) {
         }
         services.members.expire();
         services.locks.sweep();
+        fleeting.sweep().await;
     }
 }
 

@@ -144,6 +144,12 @@ impl<K: Clone + Ord + Hash + Borrow<str>, V> SavedTable<K, V> {
         table.iter().map(|(name, value)| (name.clone(), Arc::clone(value))).collect()
     }
 
+    /// What `is_wanted` of all values, in no order.
+    pub fn filtered(&self, is_wanted: impl Fn(&V) -> bool) -> Vec<Arc<V>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.values().filter(|value| is_wanted(value)).cloned().collect()
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.table.read().unwrap_or_else(PoisonError::into_inner).len()

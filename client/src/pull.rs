@@ -46,6 +46,7 @@ pub struct PullConsumerBuilder {
     filter: Expression,
     batch: u32,
     wait: Duration,
+    member: Option<String>,
 }
 
 impl Client {
@@ -70,6 +71,7 @@ impl Client {
             filter: Expression::Tags("*".to_owned()),
             batch: 32,
             wait: Duration::from_secs(15),
+            member: None,
         }
     }
 }
@@ -104,15 +106,29 @@ impl PullConsumerBuilder {
         self
     }
 
+    /// This consumer is one of several that each read everything: what it commits is its own, kept by Gantry brokers under this
+    /// name. The group needs the attribute `gantry.broadcast.offsets=broker`.
+    #[must_use]
+    pub fn broadcasting_as(mut self, member: impl Into<String>) -> Self {
+        self.member = Some(member.into());
+        self
+    }
+
     /// Starts the consumer.
     #[expect(clippy::unused_async, reason = "every part of a client is started with await")]
     pub async fn start(self) -> Result<PullConsumer> {
         let group =
             GroupName::parse(&self.group).map_err(|error| Error::from(error).during("consumer group"))?;
+        let offsets_of = match &self.member {
+            Some(member) => GroupName::broadcaster(&group, member)
+                .map_err(|error| Error::from(error).during("member of a broadcasting group"))?,
+            None => group.clone(),
+        };
         let filter = self.filter.read()?;
         Ok(PullConsumer {
             client: self.client,
             group,
+            offsets_of,
             expression: filter.text(),
             filter,
             batch: self.batch.max(1),
@@ -127,6 +143,8 @@ impl PullConsumerBuilder {
 pub struct PullConsumer {
     client: Client,
     group: GroupName,
+    /// The name under which brokers keep what is committed.
+    offsets_of: GroupName,
     filter: Selector,
     expression: String,
     batch: u32,
@@ -196,7 +214,7 @@ impl PullConsumer {
 
     /// Where the group has committed.
     pub async fn committed(&self, queue: &MessageQueue) -> Result<Option<QueueOffset>> {
-        self.core().committed(&self.group, queue, Unset::None).await
+        self.core().committed(&self.offsets_of, queue, Unset::None).await
     }
 
     /// One pull, apart from what is assigned. It does not wait for messages.
@@ -440,7 +458,7 @@ impl PullConsumer {
 
     /// Commits one queue: `offset` is the next message that the group wants.
     pub async fn commit_to(&self, queue: &MessageQueue, offset: QueueOffset) -> Result<()> {
-        self.core().commit(&self.group, queue, offset).await?;
+        self.core().commit(&self.offsets_of, queue, offset).await?;
         if let Some(state) = self.lock().queues.get_mut(queue) {
             state.committed = Some(offset);
         }

@@ -17,8 +17,12 @@ pub const TOPIC_BYTES_MAX: usize = 127;
 /// Longest name of a retry or dead-letter topic, and of a group, in bytes.
 pub const LONG_NAME_BYTES_MAX: usize = 255;
 
+/// Longest name of a member of a broadcasting group, in bytes.
+pub const MEMBER_BYTES_MAX: usize = 64;
+
 const RETRY_PREFIX: &str = "%RETRY%";
 const DEAD_LETTER_PREFIX: &str = "%DLQ%";
+const BROADCAST_PREFIX: &str = "%BROADCAST%";
 const SYSTEM_PREFIX: &str = "rmq_sys_";
 const TRACE_PREFIX: &str = "rmq_sys_TRACE_DATA_";
 const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
@@ -376,6 +380,28 @@ impl GroupName {
         Ok(Self::internal(name))
     }
 
+    /// The name under which a broker keeps the offsets of one member of a broadcasting group. The member's name is one of 1 to
+    /// [`MEMBER_BYTES_MAX`] characters that names may have, but for `%`.
+    pub fn broadcaster(group: &Self, member: &str) -> Result<Self, NameError> {
+        check(member, MEMBER_BYTES_MAX)?;
+        if member.contains('%') {
+            return Err(NameError::Character('%'));
+        }
+        Self::parse(&format!("{}{member}", Self::broadcaster_prefix(group.as_str())))
+    }
+
+    /// What the names of [all members](Self::broadcaster) of a broadcasting group begin with.
+    pub fn broadcaster_prefix(group: &str) -> String {
+        format!("{BROADCAST_PREFIX}{group}%")
+    }
+
+    /// The group and the member whose offsets are kept under this name, if it is one of [those](Self::broadcaster).
+    pub fn broadcast_member(&self) -> Option<(Self, &str)> {
+        let (group, member) = self.0.strip_prefix(BROADCAST_PREFIX)?.rsplit_once('%')?;
+        let named = !group.is_empty() && !member.is_empty() && member.len() <= MEMBER_BYTES_MAX;
+        named.then(|| (Self::internal(group), member))
+    }
+
     /// The system group of the transaction topics.
     pub fn transaction() -> Self {
         static NAME: LazyLock<GroupName> = LazyLock::new(|| GroupName::internal(GroupName::TRANSACTION));
@@ -467,6 +493,20 @@ mod tests {
         assert_eq!(TopicName::internal("%RETRY%orders+T").retry_group(), Some(group));
         assert_eq!(TopicName::internal("%RETRY%").retry_group(), None);
         assert_eq!(TopicName::internal("orders").dead_letter_group(), None);
+    }
+
+    #[test]
+    fn members_that_broadcast_have_names_of_their_own() {
+        let group = GroupName::parse("a%b").unwrap();
+        let name = GroupName::broadcaster(&group, "till-1").unwrap();
+        assert_eq!(name, "%BROADCAST%a%b%till-1");
+        assert_eq!(name.broadcast_member(), Some((group.clone(), "till-1")));
+        for wrong in ["", "a%b", "a b", &"m".repeat(MEMBER_BYTES_MAX + 1)] {
+            assert!(GroupName::broadcaster(&group, wrong).is_err(), "{wrong}");
+        }
+        for other in ["orders", "%BROADCAST%", "%BROADCAST%g", "%BROADCAST%g%", "%BROADCAST%%m"] {
+            assert_eq!(GroupName::internal(other).broadcast_member(), None, "{other}");
+        }
     }
 
     #[test]

@@ -159,6 +159,10 @@ fn groups_are_created_listed_described_and_deleted() {
     assert_eq!(shell.json("group describe G")["retry"], "5s..2h*3");
     shell.refused("group set G --retry 41d", 1, "choose from 0 to 3456000000 (40 days)");
     shell.refused("group set G --retry 1h..5s", 1, "end with as much or more");
+    shell.refused("group reset G --topic T --to last", 2, "--yes");
+    shell.refused("group reset G --topic T --to last --member a%b --yes", 2, "member \"a%b\"");
+    shell.refused("group reset G --topic NoTopic --to last --yes", 1, "NoTopic");
+    assert_eq!(shell.json("group describe G")["broadcast_members"], serde_json::json!([]));
     shell.refused("group set H --retries 1", 1, "gantry group list");
     assert_eq!(shell.json("group set G --retries 5 --remove-attribute a")["outcome"], "changed");
     assert!(shell.ok("group describe G").contains("\nattributes\tgantry.start=last\n"));

@@ -1,5 +1,6 @@
-//! `gantry group`: create, change, list, describe, delete consumer groups.
+//! `gantry group`: create, change, move, list, describe, delete consumer groups.
 
+mod broadcasters;
 mod offsets;
 mod tier;
 
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use super::args::{Consent, Format, Printing, Target, pair};
 use super::output::{Failure, Output, done, time};
 use super::retry;
+use broadcasters::{Broadcaster, broadcasters_text, offsets_of};
 use tier::Tier;
 
 /// What to do with consumer groups.
@@ -289,20 +291,41 @@ async fn describe(args: &Describe) -> Result<(), Failure> {
         }
     }
     let lines = lines(stats);
+    let mut broadcasters = Vec::new();
+    for (name, seen) in admin.broadcast_members(&args.group).await? {
+        let stats = admin.group_stats(offsets_of(&args.group, &name)?, args.topic.as_deref()).await?;
+        broadcasters.push(Broadcaster { name, seen, lines: self::lines(stats) });
+    }
     let mut output = Output::new(args.printing.output);
     match output.format() {
-        Format::Json => output.json(&description((&config, tier.as_ref()), &members, &lines))?,
-        Format::Text => describe_text(&mut output, (&config, tier.as_ref()), &members, &lines)?,
+        Format::Json => {
+            output.json(&description((&config, tier.as_ref()), &members, &lines, &broadcasters))?;
+        }
+        Format::Text => {
+            describe_text(&mut output, (&config, tier.as_ref()), &members, &lines)?;
+            broadcasters_text(&mut output, &broadcasters)?;
+        }
     }
     output.flush()?;
     client.shutdown().await;
     Ok(())
 }
 
+fn queue_json(line: &Line, tier: Option<&Tier>) -> Value {
+    json!({
+        "topic": line.queue.topic.as_str(), "broker": line.queue.broker.as_str(),
+        "queue": line.queue.id.get(), "max": line.max, "committed": line.committed,
+        "lag": line.lag(), "last_consumed_ms": line.last.get(), "in_flight": line.in_flight,
+        "left": line.left, "oldest_popped_ms": line.oldest.map(Millis::get),
+        "waits_for": tier.map(|tier| tier.waits_for_json(&line.queue, line.max)),
+    })
+}
+
 fn description(
     (config, tier): (&SubscriptionGroupConfig, Option<&Tier>),
     members: &ConsumerConnection,
     lines: &[Line],
+    broadcasters: &[Broadcaster],
 ) -> Value {
     let conflicts = members.subscription_conflicts.clone().unwrap_or_default();
     let members: Vec<Value> = members
@@ -315,22 +338,13 @@ fn description(
             })
         })
         .collect();
-    let queues: Vec<Value> = lines
-        .iter()
-        .map(|line| {
-            json!({
-                "topic": line.queue.topic.as_str(), "broker": line.queue.broker.as_str(),
-                "queue": line.queue.id.get(), "max": line.max, "committed": line.committed,
-                "lag": line.lag(), "last_consumed_ms": line.last.get(), "in_flight": line.in_flight,
-                "left": line.left, "oldest_popped_ms": line.oldest.map(Millis::get),
-                "waits_for": tier.map(|tier| tier.waits_for_json(&line.queue, line.max)),
-            })
-        })
-        .collect();
+    let queues: Vec<Value> = lines.iter().map(|line| queue_json(line, tier)).collect();
+    let broadcasters: Vec<Value> = broadcasters.iter().map(Broadcaster::json).collect();
     let mut all = config_json(config);
     if let Value::Object(fields) = &mut all {
         fields.insert("members".to_owned(), members.into());
         fields.insert("queues".to_owned(), queues.into());
+        fields.insert("broadcast_members".to_owned(), broadcasters.into());
         fields.insert("conflicts".to_owned(), json!(conflicts));
         fields.insert("lag".to_owned(), lines.iter().map(Line::lag).sum::<i64>().into());
         fields.insert("in_flight".to_owned(), in_flight(lines).into());

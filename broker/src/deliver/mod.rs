@@ -3,6 +3,7 @@
 pub mod backlog;
 pub mod expressions;
 pub mod filter;
+pub mod fleeting;
 pub mod polls;
 #[cfg(test)]
 mod polls_tests;

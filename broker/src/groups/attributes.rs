@@ -7,9 +7,12 @@
 //! Apache's (`priority.factor`, `lite.bind.topic` …) or somebody else's: they are kept and shown, and mean nothing here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gantry_proto::ids::Millis;
 use gantry_proto::names::GroupName;
+
+use crate::config::units;
 
 /// What this broker's own attributes begin with.
 const OWN: &str = "gantry.";
@@ -37,6 +40,46 @@ const KNOWN: &[Known] = &[
         takes: "the name of another group",
         read: |value, settings| {
             settings.after = Some(GroupName::parse(value).ok()?);
+            Some(())
+        },
+    },
+    Known {
+        name: "gantry.broadcast.expire",
+        takes: "a time from 1h to 365d",
+        read: |value, settings| {
+            settings.broadcast_expiry = span(value, 3600, 365 * DAY_SECS)?;
+            Some(())
+        },
+    },
+    Known {
+        name: "gantry.broadcast.offsets",
+        takes: "local or broker",
+        read: |value, settings| {
+            settings.broadcast = match value {
+                "local" => BroadcastOffsets::Local,
+                "broker" => BroadcastOffsets::AtBroker,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Known {
+        name: "gantry.durable",
+        takes: "true or false",
+        read: |value, settings| {
+            settings.durability = match value {
+                "true" => Durability::Durable,
+                "false" => Durability::WhileOnline,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Known {
+        name: "gantry.grace",
+        takes: "a time from 0s to 30d",
+        read: |value, settings| {
+            settings.grace = span(value, 0, 30 * DAY_SECS)?;
             Some(())
         },
     },
@@ -78,6 +121,34 @@ impl Order {
     }
 }
 
+const DAY_SECS: u64 = 24 * 3600;
+
+/// A time between these limits in seconds.
+fn span(text: &str, min_secs: u64, max_secs: u64) -> Option<Duration> {
+    let limits = Duration::from_secs(min_secs)..=Duration::from_secs(max_secs);
+    units::duration(text).ok().filter(|span| limits.contains(span))
+}
+
+/// Who keeps the offsets of members that broadcast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BroadcastOffsets {
+    /// They themselves.
+    #[default]
+    Local,
+    /// The broker, for those that ask it to.
+    AtBroker,
+}
+
+/// How long a group's offsets are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Until it is deleted.
+    #[default]
+    Durable,
+    /// While it has members.
+    WhileOnline,
+}
+
 /// Where a group begins in a topic from which it has never consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -100,14 +171,35 @@ impl Start {
 }
 
 /// What the attributes of a group ask of this broker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `gantry.after`: the group that must be done with a message before this one sees it.
     pub after: Option<GroupName>,
+    /// `gantry.broadcast.offsets`.
+    pub broadcast: BroadcastOffsets,
+    /// `gantry.broadcast.expire`: how long the broker keeps the offsets of a member that broadcasts after it was heard of last.
+    pub broadcast_expiry: Duration,
+    /// `gantry.durable`.
+    pub durability: Durability,
+    /// `gantry.grace`: how long the offsets of a group that is not durable are kept after its last member left.
+    pub grace: Duration,
     /// `gantry.order`: what messages that are popped in order wait for.
     pub order: Order,
     /// `gantry.start`: where the group begins, whatever its members ask for. `None`: as they ask.
     pub start: Option<Start>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            broadcast: BroadcastOffsets::default(),
+            broadcast_expiry: Duration::from_secs(7 * DAY_SECS),
+            durability: Durability::default(),
+            grace: Duration::from_secs(60),
+            order: Order::default(),
+            start: None,
+        }
+    }
 }
 
 impl Settings {
@@ -117,6 +209,13 @@ impl Settings {
         let read = attributes.iter().map(|(name, value)| settings.read(name, value));
         let wrong = read.filter_map(Result::err).collect();
         (settings, wrong)
+    }
+
+    /// Why these cannot be together; `None` when they can.
+    fn conflict(&self) -> Option<AttributeError> {
+        let is_fleeting = self.durability == Durability::WhileOnline;
+        (is_fleeting && self.broadcast == BroadcastOffsets::AtBroker)
+            .then_some(AttributeError::Conflict("gantry.durable=false", "gantry.broadcast.offsets=broker"))
     }
 
     fn read(&mut self, name: &str, value: &str) -> Result<(), AttributeError> {
@@ -166,6 +265,9 @@ pub enum AttributeError {
         /// What it may be.
         takes: &'static str,
     },
+    /// Two attributes that exclude each other.
+    #[error("the attributes {0} and {1} cannot be together: remove one of them")]
+    Conflict(&'static str, &'static str),
     /// The value is too long.
     #[error("the value of attribute {name} has {bytes} bytes, the limit is {VALUE_BYTES_MAX}: shorten it")]
     TooLong {
@@ -219,7 +321,8 @@ pub fn changed(
     if attributes.len() > ATTRIBUTES_MAX {
         return Err(AttributeError::TooMany { count: attributes.len() });
     }
-    Ok(attributes)
+    let (settings, _) = Settings::of(&attributes);
+    settings.conflict().map_or(Ok(attributes), Err)
 }
 
 #[cfg(test)]
@@ -258,6 +361,45 @@ mod tests {
         assert!(text(map([("+a", "x".repeat(1024).as_str())])).contains("1024 bytes"));
         let many: BTreeMap<_, _> = (0..=ATTRIBUTES_MAX).map(|n| (format!("+a{n}"), String::new())).collect();
         assert!(text(many).contains("65 attributes"));
+    }
+
+    #[test]
+    fn each_attribute_says_what_it_says() {
+        let of = |name: &str, value: &str| {
+            changed(&map([]), &map([(name, value)])).map(|all| Settings::of(&all).0)
+        };
+        let default = Settings::default();
+        let broadcast = BroadcastOffsets::AtBroker;
+        assert_eq!(of("gantry.broadcast.offsets", "broker"), Ok(Settings { broadcast, ..default.clone() }));
+        let durability = Durability::WhileOnline;
+        assert_eq!(of("gantry.durable", "false"), Ok(Settings { durability, ..default.clone() }));
+        let grace = Duration::ZERO;
+        assert_eq!(of("gantry.grace", "0s"), Ok(Settings { grace, ..default.clone() }));
+        let broadcast_expiry = Duration::from_secs(3600);
+        assert_eq!(
+            of("gantry.broadcast.expire", "60m"),
+            Ok(Settings { broadcast_expiry, ..default.clone() })
+        );
+        for (name, value) in [
+            ("gantry.broadcast.offsets", "here"),
+            ("gantry.broadcast.expire", "59m"),
+            ("gantry.durable", "no"),
+            ("gantry.grace", "31d"),
+            ("gantry.grace", "5"),
+        ] {
+            assert!(matches!(of(name, value), Err(AttributeError::Value { .. })), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_told() {
+        let durable = map([("gantry.broadcast.offsets", "broker")]);
+        let error = changed(&durable, &map([("+gantry.durable", "false")])).unwrap_err();
+        assert!(error.to_string().contains("cannot be together"));
+        assert!(
+            changed(&durable, &map([("+gantry.durable", "false"), ("-gantry.broadcast.offsets", "")]))
+                .is_ok()
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod allocate;
 pub mod attributes;
+pub mod broadcasts;
 pub mod locks;
 pub mod members;
 pub mod modes;
@@ -31,7 +32,8 @@ use crate::config::GroupsConfig;
 use crate::saved::{Next, SaveError, SavedTable, pretty};
 use crate::store::layout::load_json;
 use crate::topics::{TopicError, Topics, perm};
-use attributes::{AttributeError, Settings};
+use attributes::{AttributeError, BroadcastOffsets, Durability, Settings};
+use broadcasts::{Broadcasts, MEMBERS_MAX};
 use members::{Change, Members, Peer, RegisterError, Subscriptions};
 use retry::{Schedule, ScheduleError};
 use tiers::TierError;
@@ -164,6 +166,16 @@ pub enum GroupError {
         /// The group.
         group: GroupName,
     },
+    /// The group keeps no offsets of members.
+    #[error(
+        "group {0} keeps no offsets of members that broadcast: set its attribute gantry.broadcast.offsets=broker first"
+    )]
+    NoBroadcastOffsets(GroupName),
+    /// The group has too many members that broadcast.
+    #[error(
+        "{MEMBERS_MAX} members of group {0} keep their offsets with the broker, which is the limit: give members the same names when they start anew, or lower gantry.broadcast.expire"
+    )]
+    Broadcasters(GroupName),
     /// The group's attributes cannot be changed so.
     #[error("group {group}: {why}")]
     Attribute {
@@ -247,6 +259,7 @@ pub struct Groups {
     tiering: Mutex<()>,
     /// For each group that another one comes after one of those.
     firsts: RwLock<HashMap<GroupName, GroupName>>,
+    broadcasts: Broadcasts,
 }
 
 impl Groups {
@@ -271,6 +284,7 @@ impl Groups {
             }
         }
         rest.forbidden_table = Some(forbidden);
+        let broadcasts = Broadcasts::open(config_dir, clock.now())?;
         let groups = Self {
             entries: SavedTable::new(path, entries, rest.data_version),
             rest,
@@ -278,6 +292,7 @@ impl Groups {
             clock,
             tiering: Mutex::default(),
             firsts: RwLock::default(),
+            broadcasts,
         };
         groups.find_firsts();
         let missing = SYSTEM_GROUPS.iter().filter(|name| groups.get(name).is_none());
@@ -294,6 +309,39 @@ impl Groups {
     /// The group called `name`.
     pub fn get(&self, name: &str) -> Option<Arc<Group>> {
         self.entries.get(name)
+    }
+
+    /// The name of a group, or of a [member that broadcasts](GroupName::broadcast_member) and that is noted as heard of. `NotExist` when
+    /// there is neither.
+    pub fn keeper_of_offsets(&self, name: &str) -> Result<GroupName, GroupError> {
+        if let Some(group) = self.get(name) {
+            return Ok(group.name.clone());
+        }
+        let member = GroupName::parse(name).ok();
+        let owner = member
+            .as_ref()
+            .and_then(GroupName::broadcast_member)
+            .and_then(|(group, _)| self.get(group.as_str()));
+        let (Some(member), Some(owner)) = (member, owner) else {
+            return Err(GroupError::NotExist(name.to_owned()));
+        };
+        if owner.settings.broadcast != BroadcastOffsets::AtBroker {
+            return Err(GroupError::NoBroadcastOffsets(owner.name.clone()));
+        }
+        match self.broadcasts.note(&member, self.clock.now()) {
+            Ok(()) => Ok(member),
+            Err(broadcasts::TooMany) => Err(GroupError::Broadcasters(owner.name.clone())),
+        }
+    }
+
+    /// Members of broadcasting groups that keep their offsets here.
+    pub const fn broadcasts(&self) -> &Broadcasts {
+        &self.broadcasts
+    }
+
+    /// Groups that are not durable, in no order.
+    pub fn fleeting(&self) -> Vec<Arc<Group>> {
+        self.entries.filtered(|group| group.settings.durability == Durability::WhileOnline)
     }
 
     /// The group called `name`, made if that is allowed.

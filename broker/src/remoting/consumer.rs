@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gantry_proto::ids::Millis;
+use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::record::{OffsetMsgId, RecordView};
 use gantry_proto::remoting::body::Body;
@@ -22,6 +22,7 @@ use super::refusal;
 use crate::groups::members::{
     ANSWER_WITHIN, Call, CallAnswer, Consumers, Members, Notice, OffsetReset, Peer,
 };
+use crate::groups::offsets::Key;
 use crate::store::LogSlice;
 
 /// Code 307.
@@ -138,7 +139,7 @@ async fn collect(peers: Vec<Arc<Peer>>, call: Call) -> Result<GetConsumerStatusB
 }
 
 /// Code 222. Members of a broadcasting group keep their offsets themselves: those that are online are told. All others
-/// find theirs with the broker.
+/// find theirs with the broker, and so do members that broadcast and keep them here.
 pub fn reset_offset(services: &Arc<Services>, request: &OwnedCommand) -> Handled {
     let broker = services.config.node.name.as_str();
     let header: ResetOffsetHeader = match request.header() {
@@ -146,6 +147,15 @@ pub fn reset_offset(services: &Arc<Services>, request: &OwnedCommand) -> Handled
         Err(error) => return Reply::from(error).into(),
     };
     let settings = (&*services.topics, &*services.groups);
+    let broadcasters = services.groups.broadcasts().of_group(&header.group);
+    if !broadcasters.is_empty() {
+        return reset_broadcasters(
+            services,
+            broadcasters.into_iter().map(|(name, _)| name),
+            &header,
+            request,
+        );
+    }
     if services.members.model_of(&header.group) != Some(MessageModel::Broadcasting) {
         let owners = (&services.offsets, &*services.store, &services.polls);
         return offset::reset_offset(owners, settings, broker, request);
@@ -153,22 +163,64 @@ pub fn reset_offset(services: &Arc<Services>, request: &OwnedCommand) -> Handled
     let told = || {
         let resets = targets(&services.store, settings, &header)?;
         let group = all_online(&services.members, &header.group, ResponseCode::ConsumerNotOnline)?;
-        let reset = Arc::new(OffsetReset {
-            group: GroupName::internal(&header.group),
-            topic: TopicName::internal(&header.topic),
-            timestamp: Millis::new(header.timestamp),
-            offsets: resets.iter().map(|(key, offset)| (key.queue, *offset)).collect(),
-        });
-        for peer in peers_of(group) {
-            if !peer.notify(Notice::ResetOffsets(Arc::clone(&reset))) {
-                let why =
-                    format!("client {} takes no notice: reset again when it has caught up", peer.client_id);
-                return Err(Reply::refused(ResponseCode::SystemBusy, why));
-            }
-        }
+        tell_reset(group, &header, &resets)?;
         Ok(Reply::body(reset_body(broker, &resets, request.language)))
     };
     told().unwrap_or_else(|refused| refused).into()
+}
+
+/// Resets the offsets of all members that keep them here, and tells those members that are online: they ask for theirs then.
+fn reset_broadcasters(
+    services: &Arc<Services>,
+    names: impl Iterator<Item = GroupName>,
+    header: &ResetOffsetHeader,
+    request: &OwnedCommand,
+) -> Handled {
+    let places = match targets(&services.store, (&services.topics, &services.groups), header) {
+        Ok(places) => places,
+        Err(refused) => return refused.into(),
+    };
+    let mut resets = Vec::new();
+    for name in names {
+        let of_member = places.iter().map(|(key, to)| (Key { group: name.clone(), ..key.clone() }, *to));
+        resets.extend(of_member.filter(|(key, to)| {
+            let at = services.offsets.get(key.group.as_str(), key.topic.as_str(), key.queue);
+            header.is_force || at.is_some_and(|at| at > *to)
+        }));
+    }
+    let body = reset_body(services.config.node.name.as_str(), &places, request.language);
+    let (services, header) = (Arc::clone(services), header.clone());
+    Handled::later(async move {
+        if let Err(error) = services.offsets.reset(resets).await {
+            return error.into();
+        }
+        let told = services.members.consumer_group(&header.group);
+        match told.map_or(Ok(()), |group| tell_reset(group, &header, &places)) {
+            Ok(()) => Reply::body(body),
+            Err(refused) => refused,
+        }
+    })
+}
+
+/// Tells members where they go on.
+fn tell_reset(
+    group: Consumers,
+    header: &ResetOffsetHeader,
+    resets: &[(Key, QueueOffset)],
+) -> Result<(), Reply> {
+    let reset = Arc::new(OffsetReset {
+        group: GroupName::internal(&header.group),
+        topic: TopicName::internal(&header.topic),
+        timestamp: Millis::new(header.timestamp),
+        offsets: resets.iter().map(|(key, offset)| (key.queue, *offset)).collect(),
+    });
+    for peer in peers_of(group) {
+        if !peer.notify(Notice::ResetOffsets(Arc::clone(&reset))) {
+            let why = format!("client {} takes no notice: reset again when it has caught up", peer.client_id);
+            return Err(Reply::refused(ResponseCode::SystemBusy, why));
+        }
+    }
+    Ok(())
 }
 
 fn online(members: &Members, group: &str, client: &str) -> Result<Arc<Peer>, Reply> {

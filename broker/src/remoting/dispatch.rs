@@ -65,7 +65,8 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::SendReplyMessage | Code::SendReplyMessageV2 => return reply::handle(services, request, caller),
         Code::ConsumerSendMsgBack => return send::handle_back(services, request, caller),
         Code::QueryConsumerOffset => {
-            return offset::query_offset(&services.offsets, &services.store, (groups, topics), request);
+            let places = (&services.offsets, &services.store);
+            return offset::query_offset(places, (groups, members, topics), request);
         }
         Code::UnregisterClient => return member::unregister(members, &services.offsets, request),
         Code::UpdateConsumerOffset => {
@@ -176,6 +177,7 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::QueryCorrectionOffset => progress::corrections((topics, offsets), store, request),
         Code::ViewBrokerStatsData => rates::view(services, request),
         Code::QueryTopicsByConsumer => group::topics_of(offsets, request),
+        Code::ListBroadcastMembers => group::broadcast_members(groups, request),
         Code::GetBrokerConfig => {
             status::config(&services.config, topics.data_version(), services.broker_port)
         }

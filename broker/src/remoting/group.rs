@@ -1,5 +1,5 @@
 //! Consumer groups as operators see them: declare (200, 225), delete (207), list (201, 352), measure (208), what they
-//! consume (343, 345) and may not consume (353).
+//! consume (343, 345) and may not consume (353), and members that broadcast and keep their offsets here (60010).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use gantry_proto::ids::{Millis, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::group::{
-    GroupForbidden, SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable,
+    BroadcastMember, BroadcastMembers, GroupForbidden, SubscriptionGroupConfig, SubscriptionGroupList,
+    SubscriptionGroupTable,
 };
 use gantry_proto::remoting::body::heartbeat::QuerySubscriptionResponseBody;
 use gantry_proto::remoting::body::lists::TopicList;
@@ -84,12 +85,22 @@ pub fn delete(
         return Reply::ok().into();
     }
     let group = GroupName::internal(&header.group_name);
+    let mut names = vec![group.clone()];
+    for (name, _) in groups.broadcasts().of_group(group.as_str()) {
+        groups.broadcasts().remove(&name);
+        names.push(name);
+    }
     let (offsets, pops) = (Arc::clone(offsets), Arc::clone(pops));
     Handled::later(async move {
         if let Err(error) = pops.remove_group(&group).await {
             return error.into();
         }
-        offsets.remove_group(&group).await.map_or_else(Reply::from, |()| Reply::ok())
+        for name in &names {
+            if let Err(error) = offsets.remove_group(name).await {
+                return error.into();
+            }
+        }
+        Reply::ok()
     })
 }
 
@@ -119,6 +130,20 @@ pub fn topics_of(offsets: &Offsets, request: &OwnedCommand) -> Reply {
         let header: GroupHeader = request.header()?;
         let topic_list = offsets.topics_of_group(&header.group).iter().map(TopicName::to_string).collect();
         Ok(Reply::body(TopicList { broker_addr: None, topic_list }.to_json()))
+    })
+}
+
+/// Code 60010: members of a broadcasting group that keep their offsets here.
+pub fn broadcast_members(groups: &Groups, request: &OwnedCommand) -> Reply {
+    settle(|| {
+        let header: GroupHeader = request.header()?;
+        let group = known_group(groups, &header.group)?;
+        let all = groups.broadcasts().of_group(group.as_str()).into_iter();
+        let member = |(name, seen): (GroupName, Millis)| {
+            let (_, member) = name.broadcast_member()?;
+            Some(BroadcastMember { name: member.to_owned(), last_seen: seen.get() })
+        };
+        Ok(Reply::body(BroadcastMembers { members: all.filter_map(member).collect() }.to_json()))
     })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_proto::ids::{Millis, QueueId, QueueOffset};
-use gantry_proto::names::GroupName;
+use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::offsets::{DelayOffsets, ResetOffsetBody, ResetOffsetBodyForC};
 use gantry_proto::remoting::body::queues::MessageQueue;
@@ -15,9 +15,10 @@ use gantry_proto::remoting::request::offset::{
 
 use super::context::{Handled, Reply, settle, short};
 use crate::deliver::polls::Polls;
-use crate::groups::Groups;
+use crate::groups::members::Members;
 use crate::groups::offsets::{Key, Offsets};
-use crate::groups::start::{self, Beginning};
+use crate::groups::start::{self, Beginning, Wish};
+use crate::groups::{GroupError, Groups};
 use crate::store::layout::load_json;
 use crate::store::{Queue, Store};
 use crate::topics::{Topic, Topics};
@@ -26,55 +27,91 @@ use crate::topics::{Topic, Topics};
 /// comes to it starts with that message, whatever it says of where to start.
 const NEW_QUEUE_BYTES: u64 = 1 << 30;
 
-/// Code 14. What is told is kept: an offset that came one-way is logged first, and so is where a group begins that its operator
-/// told where to.
+/// Code 14. What is told is kept: an offset that came one-way is logged first, and so is where a group begins when the broker says it.
+/// A member that broadcasts follows a reset by asking.
 pub fn query_offset(
-    offsets: &Arc<Offsets>,
-    store: &Arc<Store>,
-    (groups, topics): (&Groups, &Topics),
+    (offsets, store): (&Arc<Offsets>, &Arc<Store>),
+    (groups, members, topics): (&Groups, &Members, &Topics),
     request: &OwnedCommand,
 ) -> Handled {
-    let header: QueryConsumerOffsetHeader<'_> = match request.header() {
-        Ok(header) => header,
-        Err(error) => return Reply::from(error).into(),
+    let asked = || {
+        let header: QueryConsumerOffsetHeader<'_> = request.header()?;
+        let queue = queue_id(header.queue_id)?;
+        let topic = topics.get(header.topic);
+        let (group, wish) = asker(groups, members, header.consumer_group, topic.as_deref())?;
+        let beginning =
+            topic.as_ref().map_or(Beginning::AsAsked, |topic| start::beginning(offsets, &group, wish, topic));
+        let is_only_noted = offsets.is_only_noted(header.consumer_group, header.topic, queue);
+        let key = Key { group, topic: TopicName::internal(header.topic), queue };
+        Ok::<_, Reply>((key, topic, beginning, is_only_noted))
     };
-    let queue = match queue_id(header.queue_id) {
-        Ok(queue) => queue,
+    let (key, topic, beginning, is_only_noted) = match asked() {
+        Ok(asked) => asked,
         Err(refused) => return refused.into(),
     };
-    let owner = groups.get(header.consumer_group).zip(topics.get(header.topic));
-    let beginning =
-        owner.as_ref().map_or(Beginning::AsAsked, |(group, topic)| start::beginning(offsets, group, topic));
-    let only_noted = offsets.is_only_noted(header.consumer_group, header.topic, queue);
-    if !only_noted && !matches!(beginning, Beginning::Due(_)) {
-        return answer_offset(offsets, store, beginning, request).into();
+    if !is_only_noted && !matches!(beginning, Beginning::Due(_)) {
+        return answer_offset(offsets, store, beginning, &key, request).into();
     }
     let (offsets, store, request) = (Arc::clone(offsets), Arc::clone(store), request.clone());
     Handled::later(async move {
-        if let (Beginning::Due(at), Some((group, topic))) = (beginning, &owner)
-            && let Err(error) = start::settle(&offsets, &store, (group, topic), at).await
+        if let (Beginning::Due(at), Some(topic)) = (beginning, &topic)
+            && let Err(error) = start::settle(&offsets, &store, (&key.group, topic), at).await
         {
             return error.into();
         }
         match offsets.settle().await {
-            Ok(()) => answer_offset(&offsets, &store, beginning, &request),
+            Ok(()) => answer_offset(&offsets, &store, beginning, &key, &request),
             Err(error) => error.into(),
         }
     })
 }
 
-fn answer_offset(offsets: &Offsets, store: &Store, beginning: Beginning, request: &OwnedCommand) -> Reply {
+/// Whose offset is asked for, and who says where it begins.
+fn asker(
+    groups: &Groups,
+    members: &Members,
+    name: &str,
+    topic: Option<&Topic>,
+) -> Result<(GroupName, Wish), Reply> {
+    let kind = topic.map_or(TopicKind::User, |topic| topic.kind);
+    if let Some(group) = groups.get(name) {
+        let asked = members.from_where(name);
+        return Ok((group.name.clone(), Wish::of(&group.settings, kind, asked.as_ref())));
+    }
+    let group = GroupName::internal(name);
+    let Some((owner, _)) = group.broadcast_member() else { return Ok((group, Wish::Members)) };
+    let group = groups.keeper_of_offsets(name)?;
+    let wish =
+        groups.get(owner.as_str()).map_or(Wish::Members, |owner| Wish::of_broadcaster(&owner.settings));
+    Ok((group, wish))
+}
+
+fn answer_offset(
+    offsets: &Offsets,
+    store: &Store,
+    beginning: Beginning,
+    key: &Key,
+    request: &OwnedCommand,
+) -> Reply {
     settle(|| {
         let header: QueryConsumerOffsetHeader<'_> = request.header()?;
-        let queue = queue_id(header.queue_id)?;
+        let queue = key.queue;
         let known = offsets.get(header.consumer_group, header.topic, queue);
+        if let Some(known) = known.filter(|_| key.group.broadcast_member().is_some()) {
+            offsets.take_reset(key, known);
+        }
         let first = || {
             let found = store.find_queue(header.topic, queue);
-            if beginning != Beginning::AsAsked {
-                return Some(found.map_or(QueueOffset::ZERO, |queue| queue.min()));
+            match beginning {
+                Beginning::Begun | Beginning::Due(_) => {
+                    Some(found.map_or(QueueOffset::ZERO, |queue| queue.min()))
+                }
+                Beginning::AsAskedAlone => None,
+                Beginning::AsAsked => {
+                    let wanted = header.set_zero_if_not_found != Some(false);
+                    (wanted && is_new(store, found.as_deref())).then_some(QueueOffset::ZERO)
+                }
             }
-            let wanted = header.set_zero_if_not_found != Some(false);
-            (wanted && is_new(store, found.as_deref())).then_some(QueueOffset::ZERO)
         };
         match known.or_else(first) {
             Some(offset) => Ok(Reply::header(&OffsetResponse { offset: offset.to_wire() })),
@@ -276,11 +313,17 @@ pub(super) fn known_topic(topics: &Topics, name: &str) -> Result<Arc<Topic>, Rep
     })
 }
 
+/// A group, or a member that broadcasts and keeps its offsets here.
 pub(super) fn known_group(groups: &Groups, name: &str) -> Result<GroupName, Reply> {
-    groups.get(name).map(|group| group.name.clone()).ok_or_else(|| {
-        let why =
-            format!("group {} does not exist: create it, or let its consumers connect first", short(name));
-        Reply::refused(ResponseCode::SubscriptionGroupNotExist, why)
+    groups.keeper_of_offsets(name).map_err(|error| match error {
+        GroupError::NotExist(_) => {
+            let why = format!(
+                "group {} does not exist: create it, or let its consumers connect first",
+                short(name)
+            );
+            Reply::refused(ResponseCode::SubscriptionGroupNotExist, why)
+        }
+        other => other.into(),
     })
 }
 

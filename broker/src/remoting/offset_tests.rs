@@ -19,15 +19,19 @@ async fn world() -> World {
 }
 
 async fn query(world: &World, queue_id: i32, set_zero_if_not_found: Option<bool>) -> Reply {
+    query_as(world, "g", queue_id, set_zero_if_not_found).await
+}
+
+async fn query_as(world: &World, group: &str, queue_id: i32, set_zero_if_not_found: Option<bool>) -> Reply {
     let header = QueryConsumerOffsetHeader {
-        consumer_group: "g",
+        consumer_group: group,
         topic: "T",
         queue_id,
         set_zero_if_not_found,
         broker_name: None,
     };
-    let owners = (&*world.groups, &*world.topics);
-    World::settle(query_offset(&world.offsets, &world.store, owners, &request(&header))).await
+    let owners = (&*world.groups, &*world.members, &*world.topics);
+    World::settle(query_offset((&world.offsets, &world.store), owners, &request(&header))).await
 }
 
 fn update_header(commit_offset: Option<i64>) -> UpdateConsumerOffsetHeader<'static> {

@@ -24,9 +24,11 @@ use crate::deliver::filter::Filter;
 use crate::deliver::polls::{ANY_QUEUE, Awaits, Mailbox, Party, Place, Polls, PollsFull, Share};
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
 use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
-use crate::groups::Reading;
 use crate::groups::attributes::Order;
 use crate::groups::members::Accord;
+use crate::groups::start::{self, Beginning, Wish};
+use crate::groups::{Group, Reading, attributes};
+use crate::topics::Topic;
 use crate::topics::kinds::MessageType;
 
 /// The longest time a pop is held, whatever the client asks for.
@@ -253,7 +255,10 @@ fn prepare(services: &Services, header: &PopMessageHeader<'_>) -> Result<PopRequ
     Ok(PopRequest {
         messages_max: usize::try_from(header.max_msg_nums).unwrap_or(1),
         invisible_ms,
-        start: if header.init_mode == init_mode::MAX { Start::Last } else { Start::First },
+        start: match request.start {
+            Start::First if header.init_mode == init_mode::MAX => Start::Last,
+            start => start,
+        },
         filter: filter_of(services, header.exp_type, header.exp)?,
         delivery,
         attempt: attempt_of(header.attempt_id, delivery)?,
@@ -310,13 +315,15 @@ fn subject_of(services: &Services, (group, name, queue): (&str, &str, i32)) -> R
             return Err((ResponseCode::InvalidParameter, why));
         }
     };
+    let (start, retry_start) = starts_of(services, &group, &topic);
     let request = PopRequest {
         group: group.name.clone(),
         topic: topic.name.clone(),
         wanted,
         messages_max: 1,
         invisible_ms: 1,
-        start: Start::First,
+        start,
+        retry_start,
         filter: Filter::All,
         others: None,
         delivery: Delivery::Concurrent,
@@ -324,6 +331,20 @@ fn subject_of(services: &Services, (group, name, queue): (&str, &str, i32)) -> R
     };
     request.retry_topic().map_err(|error| (refusal::pop(&error), error.to_string()))?;
     Ok(request)
+}
+
+/// Where the broker has a group begin in a topic and in its retry topic; `First` where it is for the request to say.
+fn starts_of(services: &Services, group: &Group, topic: &Topic) -> (Start, Start) {
+    let asked = services.members.from_where(group.name.as_str());
+    let start = |kind| {
+        let wish = Wish::of(&group.settings, kind, asked.as_ref());
+        match start::beginning(&services.offsets, &group.name, wish, topic) {
+            Beginning::Due(start) => Start::Told(start),
+            Beginning::Begun => Start::Told(attributes::Start::First),
+            Beginning::AsAsked | Beginning::AsAskedAlone => Start::First,
+        }
+    };
+    (start(TopicKind::User), start(TopicKind::Retry))
 }
 
 /// The filter of a pop; without an expression all messages are wanted.

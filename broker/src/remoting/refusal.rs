@@ -205,8 +205,12 @@ fn group(error: &GroupError) -> ResponseCode {
         | GroupError::Retry { .. }
         | GroupError::Tier { .. } => ResponseCode::InvalidParameter,
         GroupError::NotExist(_) => ResponseCode::SubscriptionGroupNotExist,
-        GroupError::System(_) | GroupError::WaitedFor { .. } => ResponseCode::NoPermission,
-        GroupError::Full { .. } | GroupError::Forbidden { .. } => ResponseCode::SystemBusy,
+        GroupError::System(_) | GroupError::WaitedFor { .. } | GroupError::NoBroadcastOffsets(_) => {
+            ResponseCode::NoPermission
+        }
+        GroupError::Full { .. } | GroupError::Forbidden { .. } | GroupError::Broadcasters(_) => {
+            ResponseCode::SystemBusy
+        }
         GroupError::Save(_) => ResponseCode::SystemError,
     }
 }

@@ -252,7 +252,9 @@ pub fn consumers(members: &Members, offsets: &Offsets, request: &OwnedCommand) -
     settle(|| {
         let header: TopicHeader = request.header()?;
         let mut groups: BTreeSet<GroupName> = members.groups_subscribing(&header.topic);
-        groups.extend(offsets.groups_of_topic(&header.topic));
+        let owner =
+            |name: GroupName| name.broadcast_member().map_or_else(|| name.clone(), |(group, _)| group);
+        groups.extend(offsets.groups_of_topic(&header.topic).into_iter().map(owner));
         let group_list = groups.iter().map(GroupName::to_string).collect();
         Ok(Reply::body(GroupList { group_list }.to_json()))
     })

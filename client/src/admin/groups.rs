@@ -6,7 +6,9 @@ use gantry_proto::ids::{Millis, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::remoting::body::Body;
 use gantry_proto::remoting::body::connection::ConsumerConnection;
-use gantry_proto::remoting::body::group::{SubscriptionGroupConfig, SubscriptionGroupTable};
+use gantry_proto::remoting::body::group::{
+    BroadcastMembers, SubscriptionGroupConfig, SubscriptionGroupTable,
+};
 use gantry_proto::remoting::body::lists::{GroupList, TopicList};
 use gantry_proto::remoting::body::offsets::ResetOffsetBody;
 use gantry_proto::remoting::body::stats::ConsumeStats;
@@ -68,6 +70,24 @@ impl Admin {
             }
         }
         Ok(existed)
+    }
+
+    /// Members of a broadcasting group whose offsets brokers keep, by name. Their offsets are those of the group
+    /// [`GroupName::broadcaster`] names. Gantry brokers only: others are taken to have none.
+    pub async fn broadcast_members(&self, group: impl AsRef<str>) -> Result<BTreeMap<String, Millis>> {
+        let header = GroupHeader { group: group.as_ref().to_owned() };
+        let mut all: BTreeMap<String, Millis> = BTreeMap::new();
+        for (_, link) in self.masters().await? {
+            let answer = match self.call(&link, RequestCode::ListBroadcastMembers, &header, &[]).await {
+                Err(error) if error.code() == Some(ResponseCode::RequestCodeNotSupported) => continue,
+                answer => answer?,
+            };
+            for member in BroadcastMembers::from_json(&answer.body)?.members {
+                let seen = all.entry(member.name).or_insert(Millis::new(member.last_seen));
+                *seen = (*seen).max(Millis::new(member.last_seen));
+            }
+        }
+        Ok(all)
     }
 
     /// Who is connected; `None` when nobody is.

@@ -35,6 +35,8 @@ const REBALANCE_EVERY: Duration = Duration::from_secs(20);
 /// A topic without a route, or a broker that did not answer, is tried again sooner.
 const REBALANCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Brokers keep what silent members committed for an hour at least.
+const SHOW_EVERY: Duration = Duration::from_secs(600);
 const LOCK_EVERY: Duration = Duration::from_secs(20);
 /// Brokers keep a lock for 60 s; we rely on it for half of that.
 pub(crate) const LOCK_TRUST: Duration = Duration::from_secs(30);
@@ -60,6 +62,15 @@ pub(crate) enum Order {
     Orderly,
 }
 
+/// Who keeps the offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// The consumer itself.
+    Itself,
+    /// Brokers, under this name.
+    Brokers(GroupName),
+}
+
 /// What is wanted of one topic.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
@@ -71,6 +82,7 @@ pub(crate) struct Subscription {
 pub(crate) struct Group {
     pub core: Arc<Core>,
     pub name: GroupName,
+    pub keeps: Keeps,
     pub settings: Settings,
     pub subscriptions: BTreeMap<TopicName, Arc<Subscription>>,
     pub handler: Handler,
@@ -140,8 +152,9 @@ impl Group {
         let mut rebalance_at = Instant::now();
         let mut commit_at = Instant::now() + COMMIT_EVERY;
         let mut lock_at = Instant::now() + LOCK_EVERY;
+        let mut show_at = Instant::now() + SHOW_EVERY;
         loop {
-            let due = rebalance_at.min(commit_at).min(lock_at);
+            let due = rebalance_at.min(commit_at).min(lock_at).min(show_at);
             let request = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -173,6 +186,24 @@ impl Group {
                     self.lock_all().await;
                 }
                 lock_at = Instant::now() + LOCK_EVERY;
+            }
+            if show_at <= Instant::now() {
+                self.show().await;
+                show_at = Instant::now() + SHOW_EVERY;
+            }
+        }
+    }
+
+    /// Lets brokers hear of a member that broadcasts, also while there is nothing to commit: they forget who is silent for long.
+    async fn show(&self) {
+        let Keeps::Brokers(name) = self.keeps.clone() else { return };
+        if !self.is_broadcasting() {
+            return;
+        }
+        let queues: Vec<_> = self.lock_queues().keys().cloned().collect();
+        for queue in queues {
+            if let Err(error) = self.core.committed(&name, &queue, Unset::None).await {
+                tracing::info!(%queue, "a broker was not told of this member: {error}");
             }
         }
     }
@@ -298,12 +329,11 @@ impl Group {
 
     /// Where a queue starts, and what the broker has committed of it.
     async fn start_offset(&self, queue: &MessageQueue) -> Result<(QueueOffset, Option<QueueOffset>)> {
-        let committed = if self.is_broadcasting() {
-            self.lock_local().get(queue)
-        } else {
+        let committed = match &self.keeps {
+            Keeps::Itself => self.lock_local().get(queue),
             // As Java asks: a queue that is still complete starts at 0, whatever the consumer's wish, so
             // that nothing is missed of a queue that came into being while the group was running.
-            self.core.committed(&self.name, queue, Unset::ZeroIfComplete).await?
+            Keeps::Brokers(name) => self.core.committed(name, queue, Unset::ZeroIfComplete).await?,
         };
         if let Some(offset) = committed {
             return Ok((offset, committed));
@@ -322,12 +352,12 @@ impl Group {
         let queues: Vec<_> = self.lock_queues().values().cloned().collect();
         for queue in queues {
             let Some(offset) = queue.untold() else { continue };
-            if self.is_broadcasting() {
+            let Keeps::Brokers(name) = &self.keeps else {
                 self.lock_local().set(&queue.queue, offset);
                 queue.told(offset);
                 continue;
-            }
-            match self.core.commit_one_way(&self.name, &queue.queue, offset).await {
+            };
+            match self.core.commit_one_way(name, &queue.queue, offset).await {
                 Ok(()) => queue.told(offset),
                 Err(error) => tracing::info!(queue = %queue.queue, "committing {offset} failed: {error}"),
             }
@@ -338,12 +368,12 @@ impl Group {
     /// Commits one queue and waits for it.
     async fn confirm(&self, queue: &ProcessQueue) {
         let Some(offset) = queue.unconfirmed() else { return };
-        if self.is_broadcasting() {
+        let Keeps::Brokers(name) = &self.keeps else {
             self.lock_local().set(&queue.queue, offset);
             queue.confirmed(offset);
             return;
-        }
-        match self.core.commit(&self.name, &queue.queue, offset).await {
+        };
+        match self.core.commit(name, &queue.queue, offset).await {
             Ok(()) => queue.confirmed(offset),
             // The messages since the last commit will come again.
             Err(error) => tracing::warn!(queue = %queue.queue, "{error}"),
@@ -429,10 +459,16 @@ impl Group {
             tracing::warn!(group = %self.name, %queue, "moved to offset {offset} by an operator");
             // A new life of the queue: its pulls in flight end with the old one.
             held.gone.cancel();
-            if !self.is_broadcasting()
-                && let Err(error) = self.core.commit(&self.name, &queue, offset).await
-            {
-                tracing::warn!(%queue, "{error}");
+            if let Keeps::Brokers(name) = &self.keeps {
+                let moved = if self.is_broadcasting() {
+                    // The broker has moved our offset already: what is committed counts again once we have asked.
+                    self.core.committed(name, &queue, Unset::None).await.map(drop)
+                } else {
+                    self.core.commit(name, &queue, offset).await
+                };
+                if let Err(error) = moved {
+                    tracing::warn!(%queue, "{error}");
+                }
             }
             let Some(subscription) = self.subscriptions.get(queue.topic.as_str()).cloned() else { continue };
             self.begin(queue, offset, None, &subscription);
@@ -454,6 +490,20 @@ pub(crate) fn subscription(topic: &TopicName, filter: Selector) -> Subscription 
         data.tags_set = tags.iter().cloned().collect();
     }
     Subscription { filter, data }
+}
+
+/// Asks the brokers of a topic whether they keep offsets under the name of a member that broadcasts. One that cannot be reached is
+/// not asked.
+pub(crate) async fn may_keep(core: &Core, name: &GroupName, topic: &TopicName) -> Result<()> {
+    let Ok(queues) = core.read_queues(topic).await else { return Ok(()) };
+    let mut asked = BTreeSet::new();
+    for queue in queues.iter().filter(|queue| asked.insert(queue.broker.clone())) {
+        match core.committed(name, queue, Unset::None).await {
+            Err(error) if error.code().is_some() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Asks the brokers of a topic whether they can filter by a subscription. One that cannot be reached is not asked:

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::filter::{Expression, Selector};
 use crate::message::{MessageQueue, Received, now};
 use crate::offsets::LocalOffsets;
-use group::{Group, Order, Settings, Subscription, check, subscription};
+use group::{Group, Keeps, Order, Settings, Subscription, check, may_keep, subscription};
 use process_queue::Limits;
 use work::Backlog;
 
@@ -82,6 +82,8 @@ pub struct PushConsumerBuilder {
     topics: BTreeMap<String, Expression>,
     settings: Settings,
     offsets_file: Option<PathBuf>,
+    /// The name under which brokers keep the offsets of a member that broadcasts.
+    member: Option<String>,
 }
 
 impl Client {
@@ -121,6 +123,7 @@ impl Client {
                 drain: Duration::from_secs(30),
             },
             offsets_file: None,
+            member: None,
         }
     }
 }
@@ -165,6 +168,17 @@ impl PushConsumerBuilder {
     pub fn broadcasting(mut self, file: Option<PathBuf>) -> Self {
         self.settings.model = MessageModel::Broadcasting;
         self.offsets_file = file;
+        self.member = None;
+        self
+    }
+
+    /// Every member gets every message; refused ones do not come again. Offsets are kept by Gantry brokers under the name of
+    /// this member, so that it goes on where it was, on whatever machine it starts next. No two members may have the
+    /// same name at once. The group needs the attribute `gantry.broadcast.offsets=broker`.
+    pub fn broadcasting_as(mut self, member: impl Into<String>) -> Self {
+        self.settings.model = MessageModel::Broadcasting;
+        self.offsets_file = None;
+        self.member = Some(member.into());
         self
     }
 
@@ -204,6 +218,11 @@ impl PushConsumerBuilder {
     {
         let name =
             GroupName::parse(&self.group).map_err(|error| Error::from(error).during("consumer group"))?;
+        let offsets_of = match &self.member {
+            Some(member) => GroupName::broadcaster(&name, member)
+                .map_err(|error| Error::from(error).during("member of a broadcasting group"))?,
+            None => name.clone(),
+        };
         let subscriptions = self.subscriptions(&name)?;
         let local = LocalOffsets::open(self.offsets_file.clone())?;
         let core = Arc::clone(self.client.core());
@@ -212,12 +231,21 @@ impl PushConsumerBuilder {
         {
             check(&core, &name, subscription).await?;
         }
+        if self.member.is_some() {
+            for topic in subscriptions.keys() {
+                may_keep(&core, &offsets_of, topic).await?;
+            }
+        }
         core.members.add_consumer(self.data(&name, &subscriptions), inbox)?;
         let stop = core.stop().child_token();
         let group = Arc::new(Group {
             inner_producer: self.client.producer(INNER_PRODUCER).start_with(None)?,
             core: Arc::clone(&core),
             name,
+            keeps: match (&self.settings.model, &self.member) {
+                (MessageModel::Broadcasting, None) => Keeps::Itself,
+                _ => Keeps::Brokers(offsets_of),
+            },
             settings: self.settings,
             subscriptions,
             handler: Arc::new(move |message| Box::pin(handler(message))),

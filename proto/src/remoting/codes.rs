@@ -203,6 +203,7 @@ codes! {
         ListTransactions = 60_001 "LIST_TRANSACTIONS",
         EndTransactionByOperator = 60_002 "END_TRANSACTION_BY_OPERATOR",
         DrainBroker = 60_003 "DRAIN_BROKER",
+        ListBroadcastMembers = 60_010 "LIST_BROADCAST_MEMBERS",
         PopMessage = 200_050 "POP_MESSAGE",
         AckMessage = 200_051 "ACK_MESSAGE",
         PeekMessage = 200_052 "PEEK_MESSAGE",

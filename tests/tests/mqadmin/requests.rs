@@ -86,6 +86,7 @@ const SHOWN: &[(&str, &[RequestCode])] = &[
         ],
     ),
     ("operators", &[RequestCode::CloneGroupOffset]),
+    ("groups", &[RequestCode::ListBroadcastMembers]),
 ];
 
 fn ask(stream: &mut TcpStream, code: RequestCode) -> OwnedCommand {

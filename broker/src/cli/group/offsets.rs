@@ -5,6 +5,7 @@ use gantry_client::{Client, MessageQueue, SeekTo};
 use gantry_proto::ids::QueueOffset;
 use serde_json::{Value, json};
 
+use super::broadcasters::offsets_of;
 use crate::cli::args::{Consent, Format, From, Printing, Target, from};
 use crate::cli::output::{Failure, Output, done};
 
@@ -28,6 +29,9 @@ pub struct Reset {
     /// Only queues of this broker.
     #[arg(long, value_name = "BROKER")]
     broker: Option<String>,
+    /// Only this member, if the group broadcasts and keeps its members' offsets with the broker. It goes there when it starts next.
+    #[arg(long, value_name = "NAME")]
+    member: Option<String>,
     #[command(flatten)]
     consent: Consent,
     #[command(flatten)]
@@ -105,13 +109,17 @@ async fn move_queues(args: &Reset, client: &Client) -> Result<Vec<(MessageQueue,
         (None, Some(From::Time(time))) => SeekTo::Time(time),
         (None, Some(From::Last) | None) => SeekTo::End,
     };
+    let group = match &args.member {
+        Some(member) => offsets_of(&args.group, member)?,
+        None => args.group.clone(),
+    };
     let admin = client.admin();
     let mut moved = Vec::new();
     for queue in admin.read_queues(&args.topic).await? {
         let is_meant = args.queue.is_none_or(|id| queue.id.get() == id)
             && args.broker.as_deref().is_none_or(|broker| queue.broker.as_str() == broker);
         if is_meant {
-            let offset = admin.reset_queue(&args.group, &queue, to).await?;
+            let offset = admin.reset_queue(&group, &queue, to).await?;
             moved.push((queue, offset));
         }
     }

@@ -227,6 +227,11 @@ impl Pops {
         groups.iter().filter_map(|group| TopicName::pop_retry(group, topic).ok()).collect()
     }
 
+    /// Whether the group pops from any queue.
+    pub fn knows_group(&self, group: &GroupName) -> bool {
+        self.table().knows_group(group)
+    }
+
     /// Forgets a topic that was deleted.
     pub async fn remove_topic(&self, topic: &TopicName) -> Result<(), PopError> {
         if self.table().groups_of(topic).is_empty() {

@@ -21,7 +21,7 @@ use super::{PopError, Pops, QUEUE_MAX};
 use crate::deliver::filter::{Filter, Verdict};
 use crate::deliver::pull::{BYTES_MAX, LOOKS_MAX, Looks, scan_of};
 use crate::groups::offsets::Key;
-use crate::groups::tiers;
+use crate::groups::{attributes, start, tiers};
 use crate::store::{Queue, QueueEntry};
 
 /// Of a hundred pops, so many look at the retry topic before all others: it must not wait for an empty topic.
@@ -231,6 +231,14 @@ impl Pops {
         end.map_or(max, |end| end.min(max))
     }
 
+    /// Where a group begins as the broker says. With the first message when that cannot be found out: nothing is lost then.
+    fn place(&self, queue: &Queue, begin: attributes::Start) -> QueueOffset {
+        start::place(&self.with.store, queue, begin).unwrap_or_else(|error| {
+            tracing::error!(%error, "a queue cannot be searched by time; a new group begins with its first message");
+            queue.min()
+        })
+    }
+
     /// Looks at one queue.
     fn look_at(
         &self,
@@ -252,13 +260,17 @@ impl Pops {
             }
             (view, table.load(&key), table.remembered(&key))
         };
+        let start = if from == PoppedFrom::Topic { request.start } else { request.retry_start };
         let committed = self.with.offsets.get(key.group.as_str(), key.topic.as_str(), key.queue);
         let begin = match (&view, committed) {
             // Whoever pulls for the group may be further.
             (Some(view), committed) => view.next.max(committed.unwrap_or_default()),
             (None, Some(committed)) => committed,
-            (None, None) if request.start == Start::Last && from == PoppedFrom::Topic => max.back(1),
-            (None, None) => min,
+            (None, None) => match (start, &queue) {
+                (Start::Last, _) => max.back(1),
+                (Start::Told(start), Some(queue)) => self.place(queue, start),
+                (Start::First | Start::Told(_), _) => min,
+            },
         };
         let next = begin.max(min);
         let mut pick = Pick {
@@ -293,7 +305,7 @@ impl Pops {
         plan.rest += end.since(pick.next) + load.left.saturating_sub(pick.were_left.len()) as u64;
         let known = pick.view.as_ref().map(|view| view.next);
         // A new group's place is fixed by its first look: later it would be after what came meanwhile.
-        let is_fixed = known.is_none() && request.start == Start::Last && from == PoppedFrom::Topic;
+        let is_fixed = known.is_none() && start != Start::First;
         if pick.changes() || known.map_or(pick.next > begin || is_fixed, |known| pick.next > known) {
             plan.picks.push(pick);
         }

@@ -16,6 +16,7 @@ use super::table::Taking;
 use super::{PopError, Pops};
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::ANY_QUEUE;
+use crate::groups::attributes;
 use crate::groups::offsets::{self, Key};
 use crate::state;
 use crate::store::{Batch, LogRuns, ReadError};
@@ -40,6 +41,8 @@ pub enum Start {
     First,
     /// With the last one.
     Last,
+    /// Where the broker says.
+    Told(attributes::Start),
 }
 
 /// What a pop asks for.
@@ -57,6 +60,8 @@ pub struct PopRequest {
     pub invisible_ms: u32,
     /// Where a new group begins.
     pub start: Start,
+    /// Where it begins in its retry topic.
+    pub retry_start: Start,
     /// Which messages are wanted.
     pub filter: Filter,
     /// What other members of the group want, if that is something else: it is left for them.

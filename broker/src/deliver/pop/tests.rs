@@ -15,6 +15,7 @@ use crate::clock::ManualClock;
 use crate::config::GroupsConfig;
 use crate::deliver::filter::Filter;
 use crate::fixture::{self, topic_defaults};
+use crate::groups::attributes;
 use crate::groups::members::Members;
 use crate::groups::offsets::OffsetTable;
 use crate::store::LogRuns;
@@ -144,6 +145,7 @@ impl Rig {
             messages_max: 32,
             invisible_ms: 60_000,
             start: Start::First,
+            retry_start: Start::First,
             filter: Filter::All,
             others: None,
             delivery: Delivery::Concurrent,
@@ -415,6 +417,23 @@ fn a_new_group_begins_where_it_says() {
     assert_eq!(rig.bodies(&last), ["first", "second"]);
     let other = PopRequest { group: GroupName::internal("h"), ..Rig::request() };
     assert_eq!(rig.pop(&other).len(), 5);
+}
+
+#[test]
+fn a_group_that_is_told_where_to_begin_begins_there() {
+    let rig = Rig::new();
+    rig.send(0, "0", "t");
+    let last = Start::Told(attributes::Start::Last);
+    let told = PopRequest { start: last, retry_start: last, ..Rig::request() };
+    assert_eq!(rig.bodies(&told), [""; 0]);
+    // Both queues are settled, and so is the retry topic.
+    let rig = rig.kill();
+    rig.send(0, "1", "t");
+    rig.send(1, "2", "t");
+    assert_eq!(rig.bodies(&told), ["1", "2"]);
+    let first = Start::Told(attributes::Start::First);
+    let other = PopRequest { group: GroupName::internal("h"), start: first, ..Rig::request() };
+    assert_eq!(rig.pop(&other).len(), 3);
 }
 
 #[tokio::test]

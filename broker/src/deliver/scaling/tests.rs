@@ -198,6 +198,7 @@ async fn pops_wait_in_order_too() {
         messages_max: 8,
         invisible_ms: 1000,
         start: Start::First,
+        retry_start: Start::First,
         filter: Filter::All,
         others: None,
         delivery: Delivery::Concurrent,

@@ -305,6 +305,11 @@ impl Members {
         self.lock().consumers.get(group).map(|group| group.consumption.model.clone())
     }
 
+    /// Where the members of a consumer group say that it begins; `None` when nobody is online.
+    pub fn from_where(&self, group: &str) -> Option<ConsumeFromWhere> {
+        self.lock().consumers.get(group).map(|group| group.consumption.from_where.clone())
+    }
+
     /// A number that is another one when the subscriptions of some group may have changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)

@@ -471,6 +471,11 @@ impl Offsets {
         self.shared.table().sums(max)
     }
 
+    /// Names under which members that broadcast keep offsets, in no order.
+    pub fn broadcasters(&self) -> Vec<GroupName> {
+        self.shared.table().groups().filter(|name| name.broadcast_member().is_some()).cloned().collect()
+    }
+
     /// Groups that have an offset in the topic, in order.
     pub fn groups_of_topic(&self, topic: &str) -> Vec<GroupName> {
         self.shared.table().groups_of_topic(topic).into_iter().collect()

@@ -338,6 +338,11 @@ impl Table {
         all.take(max).map(|(group, (topic, queues))| (group.clone(), topic.clone(), sum(queues))).collect()
     }
 
+    /// Groups that have an offset.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupName> {
+        self.groups.keys()
+    }
+
     pub fn groups_of_topic(&self, topic: &str) -> BTreeSet<GroupName> {
         let named = self.groups.iter().filter(|(_, topics)| topics.contains_key(topic));
         named.map(|(group, _)| group.clone()).collect()

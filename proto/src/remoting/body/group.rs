@@ -136,6 +136,24 @@ body! {
 }
 
 body! {
+    /// Answer to code 60010, Gantry's own: members of a broadcasting group that keep their offsets with the broker.
+    #[derive(Eq, Default)]
+    BroadcastMembers {
+        members: Vec<BroadcastMember>,
+    }
+}
+
+body! {
+    /// One such member.
+    #[derive(Eq, Default)]
+    BroadcastMember {
+        name: String,
+        /// When it was heard of last; milliseconds since the epoch.
+        last_seen: i64,
+    }
+}
+
+body! {
     /// Answer to code 353.
     #[derive(Eq, Default)]
     GroupForbidden {

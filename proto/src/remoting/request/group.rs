@@ -1,4 +1,4 @@
-//! Consumer groups: codes 201, 207, 208, 343, 345, 352, 353. Codes 200, 225, 41, 42 have a body only.
+//! Consumer groups: codes 201, 207, 208, 343, 345, 352, 353, 60010. Codes 200, 225, 41, 42 have a body only.
 
 use super::header;
 
@@ -27,7 +27,7 @@ header! {
 }
 
 header! {
-    /// A group: codes 343, 352.
+    /// A group: codes 343, 352, 60010.
     GroupHeader {
         group: String = "group",
     }

@@ -18,7 +18,7 @@ final class Compat {
 
     /** Scenarios that only this version can run. */
     static List<Scenario> scenarios() {
-        return Stream.of(Timers.scenarios(), Popping.scenarios(), Scaling.scenarios()).flatMap(List::stream).toList();
+        return Stream.of(Timers.scenarios(), Popping.scenarios(), Scaling.scenarios(), Groups.scenarios()).flatMap(List::stream).toList();
     }
 
     static void broadcasting(DefaultMQPushConsumer consumer) {
