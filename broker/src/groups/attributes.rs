@@ -192,6 +192,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            after: None,
             broadcast: BroadcastOffsets::default(),
             broadcast_expiry: Duration::from_secs(7 * DAY_SECS),
             durability: Durability::default(),
