@@ -156,6 +156,15 @@ struct Room {
     messages: usize,
 }
 
+/// Whom a message wakes for its properties.
+#[derive(Debug)]
+struct Chosen {
+    mailbox: Arc<Mailbox>,
+    token: u32,
+    /// Where it was chosen alone of its group.
+    counts_for: Option<(Key, GroupName)>,
+}
+
 /// What left the table at once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gone {
@@ -354,7 +363,7 @@ impl Polls {
         key: &Key,
         (tags_code, view): (i64, &RecordView<'_>),
         steps: &mut usize,
-        woken: &mut Vec<(Arc<Mailbox>, u32)>,
+        woken: &mut Vec<Chosen>,
     ) {
         let properties = view.properties();
         let mut is_wanted = |waiter: &Waiter| {
@@ -363,28 +372,31 @@ impl Polls {
             }
             let cost = waiter.filter.terms().saturating_mul(properties.raw().len() + 1);
             *steps = steps.saturating_sub(cost);
-            let wanted = *steps == 0 || waiter.filter.by_properties(properties);
-            if wanted {
-                woken.push((Arc::clone(&waiter.mailbox), waiter.token));
-            }
-            wanted
+            *steps == 0 || waiter.filter.by_properties(properties)
+        };
+        let mut choose = |waiter: &Waiter, counts_for: Option<&GroupName>| {
+            let counts_for = counts_for.map(|group| (key.clone(), group.clone()));
+            woken.push(Chosen { mailbox: Arc::clone(&waiter.mailbox), token: waiter.token, counts_for });
         };
         self.change(key, |waiting, gone| {
             waiting.alone.retain(|waiter| {
                 let wanted = is_wanted(waiter);
                 if wanted {
+                    choose(waiter, None);
                     gone.add(waiter);
                 }
                 !wanted
             });
-            for sharers in waiting.groups.values_mut() {
+            for (group, sharers) in &mut waiting.groups {
                 let mut chosen = Vec::new();
                 for (seat, (waiter, _)) in &sharers.waiters {
-                    let wanted = is_wanted(waiter);
-                    if wanted {
-                        chosen.push(*seat);
+                    if !is_wanted(waiter) {
+                        continue;
                     }
-                    if wanted && !waiter.mailbox.busy.load(Ordering::SeqCst) {
+                    chosen.push(*seat);
+                    let looks = !waiter.mailbox.busy.load(Ordering::SeqCst);
+                    choose(waiter, Some(group).filter(|_| looks));
+                    if looks {
                         break;
                     }
                 }
@@ -574,7 +586,7 @@ struct PollsProjection {
     /// Used for one wake-up after the other.
     rooms: Vec<Room>,
     /// Whom properties of what came since then wake.
-    chosen: Vec<(Arc<Mailbox>, u32)>,
+    chosen: Vec<Chosen>,
     /// Steps that filters may still take before the next wake-up.
     steps: usize,
 }
@@ -620,8 +632,14 @@ impl Projection for PollsProjection {
 
     fn finish_batch(&mut self) {
         self.steps = BATCH_STEPS_MAX;
-        for (mailbox, token) in self.chosen.drain(..) {
+        for Chosen { mailbox, token, counts_for } in self.chosen.drain(..) {
             mailbox.wake(token);
+            // As in `Waiter::wake`. Its connection found no token to pass on if it began to write since it was chosen.
+            if let Some((place, group)) = counts_for
+                && mailbox.busy.load(Ordering::SeqCst)
+            {
+                self.polls.pass_on(&place, &group);
+            }
         }
         for (queue, tags_code, count) in self.arrived.drain(..) {
             let key = (queue.topic().clone(), queue.id());

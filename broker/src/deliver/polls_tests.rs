@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gantry_proto::ids::QueueId;
+use gantry_proto::ids::{PhyOffset, QueueId};
 use gantry_proto::names::{GroupName, TopicName};
 use gantry_proto::sql::Sql;
 use tempfile::TempDir;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::filter::Filter;
 use super::polls::{ANY_QUEUE, Mailbox, Party, Place, Polls, Share};
 use crate::fixture;
-use crate::store::{Queue, Store};
+use crate::store::{ApplyError, Dispatched, Projection, Queue, Save, Store};
 
 struct World {
     polls: Arc<Polls>,
@@ -197,4 +197,47 @@ fn work_is_passed_on_to_the_next_one_or_to_all_who_want_something_else() {
     );
     let place = world.share(7, "g", &Filter::All, 1);
     assert!(!world.polls.leave(&place, &world.mailbox), "nobody woke it");
+}
+
+/// A connection that begins to write while a batch of records is applied.
+struct BeginsToWrite(Arc<Mailbox>);
+
+impl Projection for BeginsToWrite {
+    fn name(&self) -> &'static str {
+        "begins to write"
+    }
+
+    fn position(&self) -> PhyOffset {
+        PhyOffset::ZERO
+    }
+
+    fn apply(&mut self, _: &Dispatched<'_>) -> Result<(), ApplyError> {
+        self.0.set_busy(true);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Option<Save> {
+        None
+    }
+
+    fn truncate(&mut self, _: PhyOffset) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_connection_was_chosen_for_before_it_began_to_write_is_passed_on() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let polls = Arc::new(Polls::new(10));
+    let (slow, quick) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
+    let projections: Vec<Box<dyn Projection>> =
+        vec![polls.projection(), Box::new(BeginsToWrite(Arc::clone(&slow)))];
+    let store = fixture::store(dir.path(), fixture::clock(), projections);
+    for (mailbox, token) in [(&slow, 1), (&quick, 2), (&quick, 3)] {
+        let share = Share { group: GroupName::internal("g"), messages: 1, mixed: false };
+        let key = (TopicName::internal("T"), ANY_QUEUE);
+        polls.park_at(key, &sql("a = 1"), Party::Group(share), (mailbox, token)).expect("there is room");
+    }
+    fixture::send_with(&store, "T", 0, (b"a\x011\x02", b"body"), 1).await;
+    assert_eq!((slow.take(), quick.take()), (vec![1], vec![2]));
 }
