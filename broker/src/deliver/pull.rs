@@ -233,6 +233,11 @@ impl<'a> Looks<'a> {
         self.steps >= LOOK_STEPS_MAX || self.bytes >= LOOKED_BYTES_MAX
     }
 
+    /// Whether filters have taken as many steps as they may.
+    pub(super) const fn have_all_steps(&self) -> bool {
+        self.steps >= LOOK_STEPS_MAX
+    }
+
     /// Counts a look at properties, and the bytes of a record that is not given.
     pub(super) fn count(&mut self, properties: Properties<'_>, bytes: usize) {
         self.steps += self.filter.terms().saturating_mul(properties.raw().len() + 1);

@@ -140,8 +140,88 @@ fn a_retry_topic_full_of_what_nobody_wants_any_more_goes_on() {
     }
     rig.send_to(&retry, 0, "a", &[("TAGS", "a")]);
     let alone = PopRequest { others: None, ..of("a", "a") };
-    let last = format!("b{LEFT_MAX}");
-    assert_eq!(rig.bodies(&alone), ["a", &last], "one has no room, and is given as it always was");
+    assert_eq!(rig.bodies(&alone), [""; 0], "who does not want the last one would drop it");
+    // Each that is taken makes room for one more, and whoever waits is told.
+    rig.open.pops.table().take_freed();
+    let stirs = || rig.open.pops.shared.stirs.load(Ordering::SeqCst);
+    let before = stirs();
+    let theirs = rig.pop(&PopRequest { messages_max: 1, ..of("b", "a || b") });
+    assert_eq!(bodies(&theirs), ["b0"]);
+    assert!(stirs() > before, "there is room again");
+    assert_eq!(rig.bodies(&alone), ["a"]);
+}
+
+fn sql(own: &str) -> PopRequest {
+    let sql = |text: &str| Filter::Sql(Arc::new(gantry_proto::sql::Sql::parse(text).expect("valid")));
+    let others = Some(sql("s = 'a' OR s = 'b' OR s = 'c'"));
+    PopRequest { filter: sql(&format!("s = '{own}'")), others, ..Rig::request() }
+}
+
+#[test]
+fn more_left_than_one_look_may_read_keeps_nobody_waiting() {
+    for delivery in [record::Delivery::Concurrent, record::Delivery::ByKey, record::Delivery::Orderly] {
+        let rig = Rig::with_limit(100_000);
+        let large = "b".repeat(60_000);
+        let request = |own| PopRequest { delivery, ..sql(own) };
+        for _ in 0..100 {
+            rig.send_with(0, &large, &[("s", "b")]);
+        }
+        rig.send_with(0, "c", &[("s", "c")]);
+        assert_eq!(rig.bodies(&request("a")), [""; 0]);
+        assert_eq!(rig.bodies(&request("a")), [""; 0]);
+        rig.send_with(0, "a", &[("s", "a")]);
+        assert_eq!(rig.bodies(&request("a")), ["a"], "{delivery:?}");
+        if delivery == record::Delivery::Concurrent {
+            assert_eq!(rig.bodies(&request("c")), ["c"], "it lies behind what one look may read");
+        }
+    }
+}
+
+#[test]
+fn what_comes_again_in_order_comes_to_who_wants_it() {
+    for delivery in [record::Delivery::Orderly, record::Delivery::ByKey] {
+        let rig = Rig::new();
+        let request = |own| PopRequest { delivery, ..of(own, "a || b") };
+        let send = |body: &str, tag, key| {
+            rig.send_with(0, body, &[("TAGS", tag), (gantry_proto::record::keys::SHARDING_KEY, key)]);
+        };
+        send("a1", "a", "k");
+        send("b1", "b", "k");
+        send("b2", "b", "l");
+        let given = rig.pop(&PopRequest { messages_max: 1, ..request("a") });
+        assert_eq!(bodies(&given), ["a1"]);
+        rig.wait(60_000);
+        let theirs = rig.pop(&request("b"));
+        let expected = if delivery == record::Delivery::ByKey { vec!["b2"] } else { vec![] };
+        assert_eq!(bodies(&theirs), expected);
+        acks(&rig, &theirs);
+        let again = rig.pop(&request("a"));
+        assert_eq!((bodies(&again), again[0].count), (vec!["a1"], 1));
+        acks(&rig, &again);
+        assert!(bodies(&rig.pop(&request("b"))).contains(&"b1"));
+    }
+}
+
+#[tokio::test]
+async fn what_a_reset_forgets_is_not_stored_again() {
+    let rig = Rig::with_limit(100_000);
+    for number in 0..LEFT_MAX {
+        rig.send(0, &format!("b{number}"), "b");
+    }
+    assert_eq!(rig.bodies(&of("a", "a || b")), [""; 0]);
+    let taken = rig.open.pops.table().take_overfull(10);
+    assert_eq!(taken.len(), 10);
+    let end = QueueOffset::new(LEFT_MAX as u64);
+    rig.open.offsets.reset(vec![(taken[0].0.clone(), end)]).await.expect("reset");
+    // The reset is followed, and the log does not show it yet.
+    assert_eq!(rig.pop_unsafely(&of("a", "a || b")).len(), 0);
+    let moved = rig.open.pops.move_left(&mut rig.open.pops.writer(), &taken).expect("moved");
+    assert_eq!(moved, taken.len());
+    rig.open.store.drive();
+    let moved = rig.open.pops.move_left(&mut rig.open.pops.writer(), &taken).expect("moved");
+    assert_eq!(moved, taken.len());
+    rig.open.store.drive();
+    assert_eq!(rig.stored("%RETRY%g_T"), [""; 0]);
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ pub use settle::{Ack, Acked, Refused, Renewal, Renewed};
 pub use table::Standing;
 use table::Table;
 pub use take::{Found, Outcome, PopRequest, PoppedQueue, Seen, Start, Wanted};
-use turns::Turns;
+use turns::{LeftPlaces, Turns};
 
 /// Messages in flight of one queue for one group, at the most.
 pub const QUEUE_MAX: usize = 10_000;
@@ -164,6 +164,8 @@ pub struct Pops {
     logged_end: AtomicU64,
     /// Whose turn it is where queues stand for priorities.
     turns: Turns,
+    /// Where looks at messages that were left go on.
+    left_places: LeftPlaces,
     /// Keeps the log from the first message in flight on.
     hold: Mutex<Option<Hold>>,
 }
@@ -203,6 +205,7 @@ impl Unstarted {
             writer: Mutex::default(),
             logged_end: AtomicU64::new(0),
             turns: Turns::default(),
+            left_places: LeftPlaces::default(),
             hold: Mutex::default(),
         };
         pops.hold_log();

@@ -36,7 +36,7 @@ type Due = (Key, QueueOffset, InFlight);
 
 /// Why a message was not stored again. It is tried again.
 #[derive(Debug, thiserror::Error)]
-enum MoveError {
+pub(super) enum MoveError {
     #[error(transparent)]
     Pop(#[from] PopError),
     #[error(transparent)]
@@ -146,23 +146,36 @@ impl Pops {
         Ok(())
     }
 
-    /// Stores copies of the first of these messages in one append; returns of how many.
-    fn move_left(&self, writer: &mut Batch, left: &[(Key, QueueOffset)]) -> Result<usize, MoveError> {
+    /// Stores copies of the first of these messages in one append; returns how many it has looked
+    /// at.
+    pub(super) fn move_left(
+        &self,
+        writer: &mut Batch,
+        left: &[(Key, QueueOffset)],
+    ) -> Result<usize, MoveError> {
         writer.clear();
         let (mut bytes, mut changes) = (0, Vec::new());
         // They were never given.
         let lease = Lease { popped_at: self.with.store.clock().now(), invisible_ms: 0 };
         let entry = InFlight::new(lease, Delivery::Concurrent, Counted::No, 1);
+        let mut count = 0;
         for (key, offset) in left {
             if bytes >= RUN_BYTES_MAX {
                 break;
             }
+            count += 1;
+            // An operator may have set the offset since they were taken.
+            if !self.table().is_to_move(key, *offset) {
+                continue;
+            }
             bytes += self.push_copy(writer, key, *offset, &entry)?;
             changes.push(Change::Moved(key.clone(), vec![*offset]));
         }
-        self.append_with(writer, &changes)?;
-        self.with.metrics.handed_over.add(changes.len() as u64);
-        Ok(changes.len())
+        if !changes.is_empty() {
+            self.append_with(writer, &changes)?;
+            self.with.metrics.handed_over.add(changes.len() as u64);
+        }
+        Ok(count)
     }
 
     /// Tells the groups' offsets what is done.

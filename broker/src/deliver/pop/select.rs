@@ -74,6 +74,7 @@ impl Pick {
             again: self.again.clone(),
             left: self.were_left.clone(),
             leaves: self.left.len(),
+            begins: false,
             keys: (delivery == Delivery::ByKey).then(|| {
                 // Those that were popped already have none here.
                 let new = self.picked.iter().map(|picked| picked.order_key);
@@ -104,6 +105,8 @@ pub(super) struct Plan {
     pub(super) rest: u64,
     /// A queue has more than was looked at.
     pub(super) is_cut: bool,
+    /// Not all messages that were left were looked at.
+    pub(super) left_is_cut: bool,
     /// A queue has messages that another pop might take at once.
     pub(super) more: bool,
     /// A queue has messages that were not taken for want of room: so many are in flight, and so many may be.
@@ -129,8 +132,6 @@ enum Fate {
     Given(OrderKey),
     /// It is left where it is.
     Left(OrderKey),
-    /// The same, if there is room; otherwise it is given.
-    LeftOrGiven,
     /// Nobody wants it, or it is gone.
     Passed,
 }
@@ -200,7 +201,35 @@ impl<'a> Judge<'a> {
             return Fate::Left(OrderKey::NONE);
         }
         // What is retried was wanted once: whoever wants it may only be away.
-        if self.from == PoppedFrom::Retry { Fate::LeftOrGiven } else { Fate::Passed }
+        if self.from == PoppedFrom::Retry { Fate::Left(OrderKey::NONE) } else { Fate::Passed }
+    }
+
+    /// Whether no more of what was left may be looked at. Those popped in order must not be overtaken by what comes
+    /// behind them: for them only the steps of filters count, so that large messages do not keep the queue back.
+    fn has_left_enough(&self) -> bool {
+        match self.request.delivery {
+            Delivery::Orderly => self.looks.have_all_steps(),
+            Delivery::Concurrent | Delivery::ByKey => self.looks.are_enough(),
+        }
+    }
+
+    /// Lets it look at as much again.
+    fn refresh(&mut self) {
+        self.looks = Looks::new(&self.request.filter, None);
+    }
+
+    /// Whether the member may get a message again that was popped by any of its group: others' it would drop.
+    fn takes_again(&mut self, properties: Properties<'_>, size: usize) -> bool {
+        let is_ours = self.request.filter.takes(properties);
+        self.looks.count(properties, if is_ours { 0 } else { size });
+        if self.request.delivery != Delivery::ByKey {
+            return is_ours;
+        }
+        let order_key = OrderKey::of_message(properties.sharding_key());
+        if !is_ours {
+            self.closed.insert(order_key);
+        }
+        !self.closed.contains(&order_key)
     }
 }
 
@@ -290,7 +319,7 @@ impl Pops {
         if !is_blocked {
             let mut judge = Judge::new(request, from, pick.view.as_ref());
             let is_through =
-                pick_again(request, &mut pick, plan) && self.pick_left(&mut judge, &mut pick, plan);
+                self.pick_again(&mut judge, &mut pick, plan) && self.pick_left(&mut judge, &mut pick, plan);
             if is_through {
                 let on_its_way = load.in_flight + load.left;
                 let rooms = [(remembered, self.with.in_flight_max), (on_its_way, QUEUE_MAX)];
@@ -312,12 +341,59 @@ impl Pops {
         Ok(())
     }
 
+    /// Picks what may be given again where it is. Returns whether what comes behind it may be picked, too: what is
+    /// given again comes first, all of it that the member wants.
+    fn pick_again(&self, judge: &mut Judge<'_>, pick: &mut Pick, plan: &mut Plan) -> bool {
+        let (Some(view), Some(queue)) = (&pick.view, &pick.queue) else { return true };
+        let request = judge.request;
+        for (offset, count) in &view.again {
+            if plan.messages >= request.messages_max || plan.is_full(request, 1) {
+                return request.delivery == Delivery::Concurrent;
+            }
+            if !pick.is_near(*offset) || judge.looks.are_enough() {
+                return false;
+            }
+            let Some(entry) = queue.entry(*offset) else { continue };
+            // Whoever had it may want other messages than this member, whose client would drop it.
+            if request.others.is_some() {
+                let takes = self.read_at(queue, &entry, |record| {
+                    let properties = RecordView::parse(record).ok()?.properties();
+                    Some(judge.takes_again(properties, record.len()))
+                });
+                match (takes.flatten(), request.delivery) {
+                    (Some(false), Delivery::Orderly) => return false,
+                    (Some(false), _) => continue,
+                    _ => {}
+                }
+            }
+            plan.messages += 1;
+            plan.bytes += entry.size as usize;
+            pick.picked.push(Picked { entry, count: *count, order_key: OrderKey::NONE });
+            pick.again.push(*offset);
+        }
+        true
+    }
+
+    /// What was left, in the order in which it is looked at: from where the last look ended, if that did not get to
+    /// the end.
+    fn in_turn(&self, pick: &Pick) -> Vec<(QueueOffset, OrderKey)> {
+        let all = pick.view.as_ref().map(|view| view.left.clone()).unwrap_or_default();
+        let Some(place) = self.left_places.get(&pick.key) else { return all };
+        // Those that wait for others of their key come in their order.
+        let (mut turning, mut all): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, order_key)| *order_key == OrderKey::NONE);
+        let first = turning.partition_point(|(offset, _)| *offset < place);
+        turning.rotate_left(first);
+        all.extend(turning);
+        all
+    }
+
     /// Picks messages that were left. Returns whether what comes behind them may be picked, too.
     fn pick_left(&self, judge: &mut Judge<'_>, pick: &mut Pick, plan: &mut Plan) -> bool {
-        let (Some(view), Some(queue)) = (&pick.view, &pick.queue) else { return true };
-        let queue = Arc::clone(queue);
-        // Taken out, because the rest of the pick changes meanwhile.
-        for (offset, _) in view.left.clone() {
+        let Some(queue) = pick.queue.clone() else { return true };
+        let all = self.in_turn(pick);
+        for (number, (offset, _)) in all.iter().enumerate() {
+            let offset = *offset;
             let Some(entry) = queue.entry(offset).filter(|entry| entry.at >= queue.min()) else {
                 pick.gone.push(offset);
                 continue;
@@ -327,14 +403,28 @@ impl Pops {
                 continue;
             }
             let is_far = !pick.is_near(offset);
-            if is_far || plan.is_full(judge.request, entry.size as usize) || judge.looks.are_enough() {
+            if is_far || plan.is_full(judge.request, entry.size as usize) {
                 return false;
+            }
+            if judge.has_left_enough() {
+                plan.left_is_cut = true;
+                if judge.request.delivery == Delivery::Orderly {
+                    return false;
+                }
+                // The next look goes on here. Those behind do not wait for it, but for those of their keys.
+                self.left_places.set(&pick.key, offset);
+                let rest = all.get(number..).unwrap_or_default().iter().map(|(_, order_key)| *order_key);
+                judge.closed.extend(rest.filter(|order_key| *order_key != OrderKey::NONE));
+                judge.refresh();
+                return true;
             }
             if let Fate::Given(order_key) = judge.of(self, &queue, &entry) {
                 plan.add(pick, Picked { entry, count: 0, order_key });
                 pick.were_left.push(offset);
             }
         }
+        self.left_places.forget(&pick.key);
+        judge.refresh();
         true
     }
 
@@ -380,17 +470,11 @@ impl Pops {
                     pick.left.push((entry.at, order_key));
                     room -= 1;
                 }
-                Fate::LeftOrGiven if left_room > 0 && room > 0 => {
-                    pick.left.push((entry.at, OrderKey::NONE));
-                    room -= 1;
-                }
-                Fate::Given(_) | Fate::LeftOrGiven => {
+                Fate::Given(order_key) => {
                     let is_full = plan.is_full(judge.request, entry.size as usize);
                     if room == 0 || is_full || !pick.is_near(entry.at) {
                         break;
                     }
-                    let order_key =
-                        if let Fate::Given(order_key) = fate { order_key } else { OrderKey::NONE };
                     plan.add(pick, Picked { entry, count: 0, order_key });
                     room -= 1;
                 }
@@ -410,27 +494,6 @@ impl Pops {
             }
         }
     }
-}
-
-/// Picks what may be given again where it is. Returns whether what comes behind it may be picked, too: what is given
-/// again comes first, all of it.
-fn pick_again(request: &PopRequest, pick: &mut Pick, plan: &mut Plan) -> bool {
-    let (Some(view), Some(queue)) = (&pick.view, &pick.queue) else { return true };
-    for (offset, count) in &view.again {
-        if plan.messages >= request.messages_max || plan.is_full(request, 1) {
-            return request.delivery == Delivery::Concurrent;
-        }
-        if !pick.is_near(*offset) {
-            return false;
-        }
-        if let Some(entry) = queue.entry(*offset) {
-            plan.messages += 1;
-            plan.bytes += entry.size as usize;
-            pick.picked.push(Picked { entry, count: *count, order_key: OrderKey::NONE });
-            pick.again.push(*offset);
-        }
-    }
-    true
 }
 
 /// The queues that a pop looks at, in order: those of the topic from a random one on or by priority, and the retry queue before or

@@ -95,6 +95,8 @@ struct QueueState {
     staged: u32,
     /// Those of them that keep the order of keys.
     staged_by_key: u32,
+    /// Those of them with which the group begins anew.
+    staged_begins: u32,
     /// Keys of messages on their way to being in flight or left, and of how many.
     closing: BTreeMap<OrderKey, u32>,
     /// `next` as it will be.
@@ -134,7 +136,7 @@ impl QueueState {
     fn settle(&mut self) {
         if self.staged == 0 {
             (self.reserved_next, self.reserved, self.reserved_left) = (self.next, 0, 0);
-            self.staged_by_key = 0;
+            (self.staged_by_key, self.staged_begins) = (0, 0);
             self.closing.clear();
         }
     }
@@ -294,11 +296,12 @@ impl Table {
         for (slot, state) in &mut self.queues {
             state.over_until = state.over_until.min(now.plus(u64::from(INVISIBLE_MS_MAX)));
             for (offset, entry) in &mut state.in_flight {
-                let latest = now.plus(u64::from(entry.lease.invisible_ms));
-                if entry.due > latest && self.due.remove(&(entry.due, *slot, *offset)) {
-                    self.due.insert((latest, *slot, *offset));
+                self.due.remove(&(entry.due, *slot, *offset));
+                entry.due = entry.due.min(now.plus(u64::from(entry.lease.invisible_ms)));
+                // Also of those that were due before: they must be told once more when they are.
+                if entry.hand == Hand::Free {
+                    self.due.insert((entry.due, *slot, *offset));
                 }
-                entry.due = entry.due.min(latest);
             }
         }
     }
@@ -329,6 +332,7 @@ impl Table {
                 let state = self.queues.get_mut(&slot).expect("each slot has its queue");
                 (state.next, state.attempt, state.is_logged) = (*next, None, true);
                 state.staged = state.staged.saturating_sub(1);
+                state.staged_begins = state.staged_begins.saturating_sub(1);
                 state.settle();
                 self.touched.insert(slot);
                 self.freed.push(key.clone());
@@ -350,9 +354,14 @@ impl Table {
         (state.next, state.is_logged) = (state.next.max(popped.next), true);
         let id = OrderKey::of(popped.attempt.as_deref());
         let is_last = popped.attempt.is_some() && popped.attempt == state.attempt;
-        let mut new = 0;
+        // With so many left a look may have ended that may go on now.
+        let was_full = state.left.len() >= LEFT_MAX;
+        let (mut new, mut was_left) = (0, false);
         for (offset, order_key) in &popped.messages {
-            self.left -= usize::from(state.remove_left(*offset));
+            if state.remove_left(*offset) {
+                self.left -= 1;
+                was_left = true;
+            }
             let before = state.in_flight.get(offset).copied();
             if let Some(before) = before {
                 self.due.remove(&(before.due, slot, *offset));
@@ -396,7 +405,8 @@ impl Table {
         state.settle();
         // While it was on its way others found nothing.
         let is_open = state.in_flight.is_empty() || popped.delivery == Delivery::ByKey;
-        if (popped.delivery.is_ordered() && is_open) || !popped.left.is_empty() {
+        let has_room = was_full && was_left;
+        if (popped.delivery.is_ordered() && is_open) || !popped.left.is_empty() || has_room {
             self.freed.push(popped.key.clone());
         }
         self.in_flight += new;
@@ -583,6 +593,7 @@ impl Table {
                     attempt: None,
                     staged: 0,
                     staged_by_key: 0,
+                    staged_begins: 0,
                     closing: BTreeMap::new(),
                     reserved_next: QueueOffset::ZERO,
                     reserved: 0,

@@ -23,6 +23,9 @@ use crate::store::{Batch, LogRuns, ReadError};
 
 /// Looks of one request: others were faster, or nothing matched so far.
 const LOOKS_MAX: usize = 16;
+/// Those of them that a request may take for messages that were left.
+const LEFT_LOOKS_MAX: usize = 4;
+
 /// Which queues of the topic are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -149,10 +152,15 @@ impl Pops {
             Wanted::ByPriority(queues) => self.turns.next(&request.group, &request.topic, queues),
             Wanted::Queue(_) | Wanted::All(_) => None,
         };
-        for _ in 0..LOOKS_MAX {
+        for look in 1..=LOOKS_MAX {
             let now = self.with.store.clock().now();
             let plan = self.look(request, retry.as_ref(), turn, now)?;
+            let is_left_cut =
+                plan.left_is_cut && look < LEFT_LOOKS_MAX && request.delivery != Delivery::Orderly;
             if plan.picks.is_empty() {
+                if is_left_cut {
+                    continue;
+                }
                 if let Some((in_flight, max)) = plan.full {
                     return Err(PopError::Full { in_flight, max });
                 }
@@ -168,7 +176,7 @@ impl Pops {
                     Outcome::Found(Found { rest, more: plan.more, ..found })
                 });
             }
-            if !plan.is_cut {
+            if !plan.is_cut && !is_left_cut {
                 return Ok(Outcome::Nothing { rest: plan.rest });
             }
             if request.delivery.is_ordered() {
@@ -280,7 +288,7 @@ impl Pops {
             let (before, left) = view.map(|view| (view.next, view.left)).unwrap_or_default();
             // Nobody gets them any more.
             let left = left.into_iter().map(|(offset, _)| offset).collect();
-            let taking = Taking { next: to, left, ..Taking::default() };
+            let taking = Taking { next: to, left, begins: true, ..Taking::default() };
             table.reserve(key, &taking);
             (before, taking)
         };

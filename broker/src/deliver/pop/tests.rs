@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::record::{Counted, Delivery, Lease};
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::config::GroupsConfig;
 use crate::deliver::filter::Filter;
 use crate::fixture::{self, topic_defaults};
@@ -572,4 +572,22 @@ async fn what_is_deleted_is_forgotten() {
     rig.open.pops.remove_group(&GroupName::internal("h")).await.expect("kept");
     let rig = rig.kill();
     assert_eq!(rig.open.pops.in_flight(), 0);
+}
+
+#[test]
+fn after_the_clock_is_set_back_what_was_due_is_told_again() {
+    let rig = Rig::new();
+    rig.send(0, "one", "t");
+    let pops = &rig.open.pops;
+    let now = rig.clock.now();
+    assert_eq!(rig.pop(&orderly(None)).len(), 1);
+    rig.wait(60_000);
+    // It stays where it is, and whoever waits was told.
+    assert_eq!(pops.table().next_due(), None);
+    rig.clock.set(now.minus(600_000));
+    pops.table().clamp_due(rig.clock.now());
+    assert_eq!(rig.bodies(&orderly(None)), [""; 0]);
+    assert_eq!(pops.table().next_due(), Some(rig.clock.now().plus(60_000)));
+    rig.wait(60_000);
+    assert_eq!(rig.bodies(&orderly(None)), ["one"]);
 }

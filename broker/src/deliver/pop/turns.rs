@@ -3,16 +3,20 @@
 //! A pop looks at the highest queue first. One in [`LOW_EVERY`] looks at another queue before all others, each in its
 //! turn: of a group's `LOW_EVERY` times n pops from a topic of n queues, at least one begins with each queue. So the first
 //! message of the lowest queue waits at most for so many pops, however much comes with higher priorities.
+//!
+//! Where more messages are left in a queue than one pop may look at, the next one goes on where it ended.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use gantry_proto::ids::QueueId;
+use gantry_proto::ids::{QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicName};
+
+use crate::groups::offsets::Key;
 
 /// One in so many pops begins with the queue whose turn it is.
 pub const LOW_EVERY: u32 = 8;
-/// Groups and topics whose turns are known; with more of them all begin anew.
+/// Groups and topics whose turns are known, and queues in which looks go on; with more of them all begin anew.
 const KNOWN_MAX: usize = 4096;
 
 /// How often groups have popped by priority.
@@ -34,6 +38,34 @@ impl Turns {
         *pop = pop.wrapping_add(1);
         let (turn, is_low) = (*pop / LOW_EVERY, (*pop).is_multiple_of(LOW_EVERY));
         turn.checked_rem(queues).filter(|_| is_low).map(QueueId::new)
+    }
+}
+
+/// Where looks at messages that were left in a queue go on, of queues where the last one did not get to the end.
+#[derive(Debug, Default)]
+pub struct LeftPlaces {
+    /// Held for map operations only.
+    places: Mutex<HashMap<Key, QueueOffset>>,
+}
+
+impl LeftPlaces {
+    /// Where the next look begins, if not with the first message.
+    pub fn get(&self, key: &Key) -> Option<QueueOffset> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    /// The next look begins here.
+    pub fn set(&self, key: &Key, at: QueueOffset) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= KNOWN_MAX && !places.contains_key(key) {
+            places.clear();
+        }
+        places.insert(key.clone(), at);
+    }
+
+    /// The next look begins with the first message.
+    pub fn forget(&self, key: &Key) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 

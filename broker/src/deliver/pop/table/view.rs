@@ -62,6 +62,8 @@ pub struct Taking {
     pub left: Vec<QueueOffset>,
     /// Messages that come to be left.
     pub leaves: usize,
+    /// Whether the group begins anew there, so that nobody gets what was left before.
+    pub begins: bool,
     /// Keys of all that is new in these, where the order is theirs.
     pub keys: Option<Vec<OrderKey>>,
 }
@@ -134,6 +136,7 @@ impl Table {
         let slot = self.slot(key);
         let state = self.queues.get_mut(&slot).expect("each slot has its queue");
         state.staged += 1;
+        state.staged_begins += u32::from(taking.begins);
         state.reserved_next = taking.next;
         state.reserved += taking.new;
         state.reserved_left += taking.leaves;
@@ -155,6 +158,7 @@ impl Table {
         let slot = self.slot(key);
         let state = self.queues.get_mut(&slot).expect("each slot has its queue");
         state.staged = state.staged.saturating_sub(1);
+        state.staged_begins = state.staged_begins.saturating_sub(u32::from(taking.begins));
         state.reserved_next = before;
         state.reserved = state.reserved.saturating_sub(taking.new);
         state.reserved_left = state.reserved_left.saturating_sub(taking.leaves);
@@ -196,6 +200,14 @@ impl Table {
             taken.extend(offsets.into_iter().map(|offset| (state.key.clone(), offset)));
         }
         taken
+    }
+
+    /// Whether a message that was [taken](Self::take_overfull) is still to be stored again: by now it may be gone, or the
+    /// group begins anew.
+    pub fn is_to_move(&self, key: &Key, offset: QueueOffset) -> bool {
+        self.state(key).is_some_and(|state| {
+            state.staged_begins == 0 && state.left.contains_key(&offset) && state.taken.contains(&offset)
+        })
     }
 
     /// Messages that were left could not be stored again.
