@@ -19,6 +19,7 @@ use crate::deliver::polls::Polls;
 use crate::deliver::pop;
 use crate::deliver::retry::Retries;
 use crate::deliver::scaling::{self, Scaling};
+use crate::flow::Flow;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::Members;
@@ -277,6 +278,7 @@ fn open(
         Arc::clone(&drain),
         Arc::clone(&clock),
     );
+    let flow = Arc::new(Flow::new(config.flow, Arc::clone(&clock)));
     let publisher = Publisher::new(
         Arc::clone(&store),
         Arc::clone(&clock),
@@ -284,6 +286,7 @@ fn open(
         Arc::clone(&transactions),
         Arc::clone(&retries),
         Arc::clone(&drain),
+        Arc::clone(&flow),
         levels,
         config.limits.message_bytes as usize,
         (config.node.cluster.clone(), config.topics.scale_grace),
@@ -327,6 +330,7 @@ fn open(
         pops,
         scaling,
         publisher,
+        flow,
         polls,
         expressions: Arc::default(),
         metrics,
@@ -360,6 +364,7 @@ fn store_options(config: &Config, levels: &Levels) -> StoreOptions {
         segment_bytes: config.store.segment_bytes,
         queue_file_bytes: config.store.queue_file_bytes,
         reserve_bytes: config.retention.reserve_bytes,
+        staged_bytes_max: config.limits.unwritten_bytes,
         delay_levels: levels.delays_ms(),
         index: IndexOptions { slots: config.store.index_slots, entries: config.store.index_entries },
         dedup: DedupOptions {
@@ -459,6 +464,7 @@ async fn sweep(services: Arc<Services>, background: Shutdown) {
         services.members.expire();
         services.locks.sweep();
         fleeting.sweep().await;
+        services.flow.sweep();
     }
 }
 

@@ -7,6 +7,7 @@ pub mod config;
 pub mod deliver;
 #[cfg(test)]
 mod fixture;
+pub mod flow;
 pub mod groups;
 pub mod hash;
 pub mod join;

@@ -160,6 +160,7 @@ mod tests {
         for line in [
             "gantry topic create T --queues 4 --perm rw --attribute message.type=FIFO",
             "gantry topic delete T --yes --output json",
+            "gantry topic set T --attribute gantry.rate=5 --remove-attribute gantry.rate.bytes --perm r",
             "gantry group describe G --name-server h:1",
             "gantry group create G --attribute gantry.start=last --retry 5s..2h*3",
             "gantry group set G --retry 1s,10s,1m",
@@ -211,6 +212,7 @@ mod tests {
             "gantry consume T --max 0",
             "gantry topic create T --queues 0",
             "gantry group set G",
+            "gantry topic set T",
             "gantry group set G --attribute gantry.start",
             "gantry group set G --retry soon",
             "gantry group reset G --topic T --yes",

@@ -1,6 +1,6 @@
-//! `gantry topic`: create, scale, list, describe, delete.
+//! `gantry topic`: create, change, scale, list, describe, delete.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use gantry_client::{Admin, MessageQueue};
 use gantry_proto::ids::Millis;
 use gantry_proto::names::TopicKind;
@@ -24,6 +24,8 @@ pub enum TopicCommand {
     Create(Create),
     /// Change the number of a topic's queues while it is in use.
     Scale(Scale),
+    /// Change a topic: only what is named.
+    Set(Set),
     /// List topics.
     List(List),
     /// Show a topic's configuration and queues.
@@ -52,6 +54,27 @@ pub struct Create {
     /// Change the topic if it exists.
     #[arg(long)]
     update: bool,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `gantry topic set`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub struct Set {
+    /// Name of the topic.
+    topic: String,
+    /// What clients may do: `rw`, `r` or `w`.
+    #[arg(long, value_name = "PERM", group = "change", value_parser = perm)]
+    perm: Option<i32>,
+    /// An attribute, like `gantry.rate=100`; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", group = "change", value_parser = pair)]
+    attribute: Vec<(String, String)>,
+    /// An attribute that the topic is not to have any more; may be given several times.
+    #[arg(long, value_name = "NAME", group = "change")]
+    remove_attribute: Vec<String>,
     #[command(flatten)]
     printing: Printing,
     #[command(flatten)]
@@ -118,6 +141,7 @@ pub async fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
         TopicCommand::Create(args) => create(args).await,
         TopicCommand::Scale(args) => scale::run(args).await,
+        TopicCommand::Set(args) => set(args).await,
         TopicCommand::List(args) => list(&args).await,
         TopicCommand::Describe(args) => describe(&args).await,
         TopicCommand::Delete(args) => delete(&args).await,
@@ -154,6 +178,26 @@ async fn create(args: Create) -> Result<(), Failure> {
         admin.create_topic(&wanted).await?;
     }
     done(args.printing, "topic", &wanted.topic_name, outcome)?;
+    client.shutdown().await;
+    Ok(())
+}
+
+async fn set(args: Set) -> Result<(), Failure> {
+    let client = args.target.connect().await?;
+    let admin = client.admin();
+    let there = admin.topic_config(&args.topic).await?.ok_or_else(|| missing(&args.topic))?;
+    let mut wanted = TopicConfig { perm: args.perm.unwrap_or(there.perm), ..there.clone() };
+    wanted.attributes.extend(args.attribute);
+    for name in &args.remove_attribute {
+        wanted.attributes.remove(name);
+    }
+    let outcome = if wanted == there { "unchanged" } else { "changed" };
+    if wanted != there {
+        let removed = args.remove_attribute.iter().map(|name| (format!("-{name}"), String::new()));
+        wanted.attributes.extend(removed);
+        admin.create_topic(&wanted).await?;
+    }
+    done(args.printing, "topic", &args.topic, outcome)?;
     client.shutdown().await;
     Ok(())
 }

@@ -6,6 +6,7 @@
 pub mod apache;
 mod args;
 pub mod load;
+pub mod rates;
 pub mod settings;
 pub(crate) mod units;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The window in which a resend is recognised.
     pub dedup: DedupConfig,
+    /// Rates of topics and groups that say nothing themselves.
+    pub flow: FlowConfig,
 }
 
 /// Who this broker is and where it listens.
@@ -304,6 +307,15 @@ pub struct LimitsConfig {
     pub open_halves: usize,
     /// Most messages that are popped and not acknowledged, over all groups. Default 200 000.
     pub popped: usize,
+    /// Requests of one connection under way, beyond which no further one is read; pulls that wait do not count.
+    /// Default 16 384.
+    pub in_flight_requests: usize,
+    /// Bytes of messages that one connection sent and that are not safe yet, beyond which it is not read.
+    /// Default 16 MiB.
+    pub in_flight_bytes: usize,
+    /// Bytes that wait to be written to the log, over all connections, beyond which sends are refused.
+    /// Default 32 MiB.
+    pub unwritten_bytes: u64,
 }
 
 impl Default for LimitsConfig {
@@ -317,6 +329,9 @@ impl Default for LimitsConfig {
             waiting_polls: 100_000,
             open_halves: 1_000_000,
             popped: 200_000,
+            in_flight_requests: 16_384,
+            in_flight_bytes: 16 << 20,
+            unwritten_bytes: 32 << 20,
         }
     }
 }
@@ -336,4 +351,39 @@ impl Default for DedupConfig {
     fn default() -> Self {
         Self { enabled: true, time: Duration::from_secs(600), entries: 1_000_000 }
     }
+}
+
+/// What may pass in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Messages a second; 0 (the default) is no limit.
+    pub messages: u64,
+    /// Bytes a second; 0 (the default) is no limit.
+    pub bytes: u64,
+    /// How much may come at once: what the rates let pass in so many milliseconds. Default 1000.
+    pub burst_ms: u32,
+}
+
+impl RateLimits {
+    /// Whether anything is limited.
+    pub const fn is_limit(&self) -> bool {
+        self.messages > 0 || self.bytes > 0
+    }
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { messages: 0, bytes: 0, burst_ms: 1000 }
+    }
+}
+
+/// Rates of topics and groups that say nothing themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowConfig {
+    /// What each topic takes. Default: no limit.
+    pub topic: RateLimits,
+    /// What the producers of each group send. Default: no limit.
+    pub producer: RateLimits,
+    /// What the consumers of each group get. Default: no limit.
+    pub consumer: RateLimits,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Config, Policy, units};
+use super::{Config, Policy, rates, units};
 
 /// One value that can be set by flag, environment and file.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +181,42 @@ settings! {
     "limits.popped" "GANTRY_MAX_POPPED" "max-popped" "N"
         "Most messages that are popped and not acknowledged [default: 200000]"
         |c, text| c.limits.popped = number(text, 1, 10_000_000)?;
+    "limits.in_flight_requests" "GANTRY_MAX_IN_FLIGHT" "max-in-flight" "N"
+        "Requests of one connection under way, beyond which no further one is read [default: 16384]"
+        |c, text| c.limits.in_flight_requests = number(text, 1, 10_000_000)?;
+    "limits.in_flight_bytes" "GANTRY_MAX_IN_FLIGHT_BYTES" "max-in-flight-bytes" "SIZE"
+        "Bytes that one connection sent and that are not safe, beyond which it is not read [default: 16MiB]"
+        |c, text| c.limits.in_flight_bytes = size(text, 1, 1 << 40)?;
+    "limits.unwritten_bytes" "GANTRY_MAX_UNWRITTEN" "max-unwritten" "SIZE"
+        "Bytes that wait to be written to the log, beyond which sends are refused [default: 32MiB]"
+        |c, text| c.limits.unwritten_bytes = size(text, 65_536, 1 << 40)?;
+
+    "flow.topic_rate" "GANTRY_TOPIC_RATE" "topic-rate" "RATE"
+        "Messages a second that each topic takes; 0: no limit [default: 0]"
+        |c, text| c.flow.topic.messages = rates::messages(text)?;
+    "flow.topic_bytes" "GANTRY_TOPIC_BYTES" "topic-bytes" "RATE"
+        "Bytes a second that each topic takes; 0: no limit [default: 0]"
+        |c, text| c.flow.topic.bytes = rates::bytes(text)?;
+    "flow.producer_rate" "GANTRY_PRODUCER_RATE" "producer-rate" "RATE"
+        "Messages a second that the producers of each group send; 0: no limit [default: 0]"
+        |c, text| c.flow.producer.messages = rates::messages(text)?;
+    "flow.producer_bytes" "GANTRY_PRODUCER_BYTES" "producer-bytes" "RATE"
+        "Bytes a second that the producers of each group send; 0: no limit [default: 0]"
+        |c, text| c.flow.producer.bytes = rates::bytes(text)?;
+    "flow.consumer_rate" "GANTRY_CONSUMER_RATE" "consumer-rate" "RATE"
+        "Messages a second that the consumers of each group get; 0: no limit [default: 0]"
+        |c, text| c.flow.consumer.messages = rates::messages(text)?;
+    "flow.consumer_bytes" "GANTRY_CONSUMER_BYTES" "consumer-bytes" "RATE"
+        "Bytes a second that the consumers of each group get; 0: no limit [default: 0]"
+        |c, text| c.flow.consumer.bytes = rates::bytes(text)?;
+    "flow.burst" "GANTRY_BURST" "burst" "TIME"
+        "How much may come at once: what a rate lets pass in this time [default: 1s]"
+        |c, text| {
+            let burst_ms = rates::burst(text)?;
+            for limits in [&mut c.flow.topic, &mut c.flow.producer, &mut c.flow.consumer] {
+                limits.burst_ms = burst_ms;
+            }
+        };
 
     "dedup.enabled" "GANTRY_DEDUP" "dedup" "true|false"
         "Recognise resends in topics that do not say it themselves [default: true]"

@@ -238,6 +238,20 @@ impl Polls {
         self.waiting.load(Ordering::Relaxed) + self.tiers.as_ref().map_or(0, |tiers| tiers.len())
     }
 
+    /// Counts one in that nothing but time wakes, so that there are not too many of them; until it [leaves](Self::let_go).
+    pub fn hold(&self) -> Result<(), PollsFull> {
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.max {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(PollsFull { max: self.max });
+        }
+        Ok(())
+    }
+
+    /// One that was [held](Self::hold) waits no more.
+    pub fn let_go(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Whether no pull waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -13,6 +13,7 @@ use gantry_proto::ids::Millis;
 use gantry_proto::names::GroupName;
 
 use crate::config::units;
+use crate::flow::OwnRates;
 
 /// What this broker's own attributes begin with.
 const OWN: &str = "gantry.";
@@ -92,6 +93,32 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "gantry.produce.rate",
+        takes: RATE,
+        read: |value, settings| settings.produce.set_messages(value),
+    },
+    Known {
+        name: "gantry.produce.rate.burst",
+        takes: BURST,
+        read: |value, settings| settings.produce.set_burst(value),
+    },
+    Known {
+        name: "gantry.produce.rate.bytes",
+        takes: BYTES,
+        read: |value, settings| settings.produce.set_bytes(value),
+    },
+    Known { name: "gantry.rate", takes: RATE, read: |value, settings| settings.consume.set_messages(value) },
+    Known {
+        name: "gantry.rate.burst",
+        takes: BURST,
+        read: |value, settings| settings.consume.set_burst(value),
+    },
+    Known {
+        name: "gantry.rate.bytes",
+        takes: BYTES,
+        read: |value, settings| settings.consume.set_bytes(value),
+    },
+    Known {
         name: "gantry.start",
         takes: "first, last, or a time in milliseconds since 1970",
         read: |value, settings| {
@@ -149,6 +176,11 @@ pub enum Durability {
     WhileOnline,
 }
 
+/// What rates take.
+const RATE: &str = "messages a second, like 100, or 0 for no limit";
+const BYTES: &str = "bytes a second, like 10MiB, or 0 for no limit";
+const BURST: &str = "the time whose messages may come at once, 1ms to 1h";
+
 /// Where a group begins in a topic from which it has never consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -187,6 +219,10 @@ pub struct Settings {
     pub order: Order,
     /// `gantry.start`: where the group begins, whatever its members ask for. `None`: as they ask.
     pub start: Option<Start>,
+    /// `gantry.rate…`: what its consumers get in a second.
+    pub consume: OwnRates,
+    /// `gantry.produce.rate…`: what producers send that name this group as theirs.
+    pub produce: OwnRates,
 }
 
 impl Default for Settings {
@@ -199,6 +235,8 @@ impl Default for Settings {
             grace: Duration::from_secs(60),
             order: Order::default(),
             start: None,
+            consume: OwnRates::default(),
+            produce: OwnRates::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod tiers;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_proto::names::{GroupName, NameError, TopicName};
@@ -127,6 +128,11 @@ impl Group {
     /// The delay level of the attempt after `reconsume_times` refusals: each waits longer than the last.
     pub const fn retry_level(reconsume_times: i32) -> i32 {
         reconsume_times.saturating_add(3)
+    }
+
+    /// Whether it limits what its producers send.
+    fn limits_producers(&self) -> bool {
+        !self.settings.produce.is_empty()
     }
 
     /// Queues of its retry topic; 0: it does not want refused messages again.
@@ -254,6 +260,8 @@ pub struct Groups {
     /// The file without its groups: what is not known here is written back.
     rest: SubscriptionGroupTable,
     defaults: GroupsConfig,
+    /// Whether a group may limit what its producers send: one does, or did since the start.
+    limiting: AtomicBool,
     clock: Arc<dyn Clock>,
     /// Held by changes of who comes after whom: each sees those before it.
     tiering: Mutex<()>,
@@ -285,10 +293,12 @@ impl Groups {
         }
         rest.forbidden_table = Some(forbidden);
         let broadcasts = Broadcasts::open(config_dir, clock.now())?;
+        let limiting = AtomicBool::new(entries.values().any(|group: &Arc<Group>| group.limits_producers()));
         let groups = Self {
             entries: SavedTable::new(path, entries, rest.data_version),
             rest,
             defaults,
+            limiting,
             clock,
             tiering: Mutex::default(),
             firsts: RwLock::default(),
@@ -450,6 +460,11 @@ impl Groups {
         *self.firsts.write().unwrap_or_else(PoisonError::into_inner) = firsts;
     }
 
+    /// Whether a group may limit what its producers send.
+    pub fn limits_producers(&self) -> bool {
+        self.limiting.load(Ordering::Relaxed)
+    }
+
     /// Every group, by name.
     pub fn all(&self) -> Vec<Arc<Group>> {
         self.entries.all().into_values().collect()
@@ -534,6 +549,13 @@ impl Groups {
         name: &GroupName,
         decide: impl FnOnce(Option<&Arc<Group>>, usize) -> Result<Next<Group>, GroupError>,
     ) -> Result<Option<Arc<Group>>, GroupError> {
+        let decide = |current: Option<&Arc<Group>>, entries: usize| {
+            let next = decide(current, entries)?;
+            if matches!(&next, Next::Put(group) if group.limits_producers()) {
+                self.limiting.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, GroupError>(next)
+        };
         self.entries.change(name, self.clock.now(), decide, |all, version| self.encode(all, version))
     }
 }

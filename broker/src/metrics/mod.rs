@@ -78,6 +78,14 @@ pub struct Metrics {
     pub dedup_hits: Counter,
     /// Requests refused because a bound was hit.
     pub refused: Counter,
+    /// Sends refused because a rate was used up.
+    pub sends_limited: Counter,
+    /// Sends refused because too much waited to be written to the log.
+    pub sends_behind: Counter,
+    /// Times that a pull or a pop was made to wait because a rate was used up.
+    pub pulls_limited: Counter,
+    /// Times that a connection was not read from because too much of it was under way.
+    pub connections_paused: Counter,
     /// Open connections.
     pub connections: Gauge,
     /// Pulls that wait for a message.

@@ -45,6 +45,7 @@ impl Publisher {
             return Err(SendError::BatchNotAllowed { topic: topic.name.clone() });
         }
         check_timer(incoming.properties)?;
+        let toll = self.toll(&topic, incoming.producers)?;
         self.check_batch(&topic, incoming.body)?;
         let hot = HotProperties::default();
         let queue_id = self.pick_queue(&topic, incoming.queue_id, false, Properties::default(), &hot)?;
@@ -58,6 +59,7 @@ impl Publisher {
             let stored = scratch.new.is_empty() || self.store_new(scratch)?;
             scratch.batch.clear();
             if stored {
+                toll.pay(scratch.sent.len(), incoming.body.len());
                 return Ok(());
             }
             look_up = LookUp::Now;

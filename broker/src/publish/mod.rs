@@ -26,6 +26,7 @@ use gantry_proto::record::{
 
 use crate::clock::Clock;
 use crate::deliver::retry::{DirectRetry, Retries, SendBackError, make_dead};
+use crate::flow::{Flow, Limited, Subject, Toll};
 use crate::routes::drain::{Drain, Leaving};
 use crate::store::dedup::DedupTopic;
 use crate::store::{AppendError, Batch, Queue, ReadError, Store};
@@ -43,6 +44,8 @@ const ADDED_PROPERTIES: usize = 128;
 /// A message as it came in.
 #[derive(Clone, Debug)]
 pub struct Incoming<'a> {
+    /// The group of producers that sends it.
+    pub producers: &'a str,
     /// The topic that the client names.
     pub topic: &'a str,
     /// Template of a topic that does not exist yet.
@@ -182,6 +185,9 @@ pub enum SendError {
     /// The message cannot wait as it asks to.
     #[error(transparent)]
     Timer(#[from] TimerError),
+    /// A rate is used up.
+    #[error(transparent)]
+    Limited(#[from] Limited),
     /// The log refused it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -202,6 +208,7 @@ pub struct Publisher {
     transactions: Arc<Transactions>,
     retries: Arc<Retries>,
     drain: Arc<Drain>,
+    flow: Arc<Flow>,
     levels: Levels,
     /// Most bytes of a body, or of a batch.
     body_bytes_max: usize,
@@ -222,6 +229,7 @@ impl Publisher {
         transactions: Arc<Transactions>,
         retries: Arc<Retries>,
         drain: Arc<Drain>,
+        flow: Arc<Flow>,
         levels: Levels,
         body_bytes_max: usize,
         (cluster, scale_grace): (String, Duration),
@@ -235,6 +243,7 @@ impl Publisher {
             transactions,
             retries,
             drain,
+            flow,
             levels,
             body_bytes_max,
             cluster,
@@ -248,6 +257,7 @@ impl Publisher {
         self.check_size(incoming.body.len())?;
         let named =
             self.topics.resolve_for_send(incoming.topic, incoming.default_topic, incoming.default_queues)?;
+        let toll = self.toll(&named, incoming.producers)?;
         let hot = incoming.properties.scan();
         let (topic, dead) = match named.kind {
             TopicKind::Retry => {
@@ -268,7 +278,30 @@ impl Publisher {
         let sent = self.store_one(&topic, queue_id, incoming, &hot, dead, &mut properties, scratch);
         scratch.properties = properties;
         scratch.batch.clear();
+        if sent.is_ok() {
+            toll.pay(1, incoming.body.len());
+        }
         sent
+    }
+
+    /// Whether the rates of a topic and of who sends to it let one more message pass. Those of the system, retries among
+    /// them, have none: what they refuse would be lost.
+    fn toll(&self, topic: &Topic, producers: &str) -> Result<Toll, Limited> {
+        if topic.kind != TopicKind::User {
+            return Ok(Toll::default());
+        }
+        let taking = self.flow.limiter(Subject::Topic, topic.name.as_str(), &topic.rates);
+        let sending = if self.flow.limits_producers() || self.retries.groups.limits_producers() {
+            let group = self.retries.groups.get(producers);
+            let own = group.map(|group| group.settings.produce).unwrap_or_default();
+            self.flow.limiter(Subject::Producers, producers, &own)
+        } else {
+            None
+        };
+        if taking.is_none() && sending.is_none() || self.topics.is_system(topic.name.as_str()) {
+            return Ok(Toll::default());
+        }
+        self.flow.admit([taking, sending])
     }
 
     /// Decides where the record goes and appends it, unless it was appended before.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::config::{GroupsConfig, TimerConfig};
+use crate::config::{FlowConfig, GroupsConfig, RateLimits, TimerConfig};
 use crate::fixture;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
@@ -22,6 +22,7 @@ pub(super) struct Edge {
     transactions: Arc<Transactions>,
     pub publisher: Publisher,
     drain: Arc<Drain>,
+    flow: Arc<Flow>,
     _dir: TempDir,
 }
 
@@ -56,6 +57,7 @@ impl Edge {
         };
         let drain = Drain::open(&config, "broker-a", clock.clone()).expect("no drain");
         let drain = Arc::new(drain);
+        let flow = Arc::new(Flow::new(FlowConfig::default(), Arc::clone(&clock) as _));
         let publisher = Publisher::new(
             Arc::clone(&store),
             clock.clone(),
@@ -63,13 +65,14 @@ impl Edge {
             Arc::clone(&transactions),
             Arc::new(retries),
             Arc::clone(&drain),
+            Arc::clone(&flow),
             levels,
             1 << 20,
             ("DefaultCluster".to_owned(), Duration::from_secs(60)),
             [127, 0, 0, 1].into(),
         );
         store.set_targets(Arc::clone(&topics) as _);
-        Self { store, clock, topics, transactions, publisher, drain, _dir: dir }
+        Self { store, clock, topics, transactions, publisher, drain, flow, _dir: dir }
     }
 
     async fn send(&self, uniq_key: &str, body: &str, is_half: bool) -> Sent {
@@ -118,6 +121,7 @@ impl Edge {
 
 pub(super) fn incoming<'a>(properties: Properties<'a>, body: &'a [u8]) -> Incoming<'a> {
     Incoming {
+        producers: "producers",
         topic: "T",
         default_topic: "TBW102",
         default_queues: 4,
@@ -318,4 +322,33 @@ async fn a_broker_that_goes_refuses_what_is_new() {
     assert_eq!(batch(&edge).expect("answered"), stored, "a batch whose answer was lost");
     edge.drain.resume().expect("resumed");
     send("T", "two", false).expect("sent");
+}
+
+#[tokio::test]
+async fn a_rate_lets_its_burst_pass_and_then_as_much_as_time_gives() {
+    let edge = Edge::new();
+    let limits = RateLimits { messages: 10, bytes: 0, burst_ms: 300 };
+    edge.flow.set_defaults(FlowConfig { topic: limits, ..FlowConfig::default() });
+    let send = |key: &str| {
+        let mut properties = PropertiesBuf::new();
+        properties.push(keys::UNIQ_KEY, key);
+        let incoming = incoming(properties.view(), b"body");
+        edge.publisher.send(&incoming, &mut Scratch::default()).map(|_| ())
+    };
+    for key in ["1", "2", "3"] {
+        send(key).expect("the burst");
+    }
+    // What was refused is not stored, and costs nothing.
+    for _ in 0..3 {
+        let limited = match send("4") {
+            Err(SendError::Limited(limited)) => limited,
+            other => panic!("it is limited, not {other:?}"),
+        };
+        assert_eq!((limited.name.as_str(), limited.limit, limited.retry_ms), ("T", 10, 100));
+    }
+    edge.clock.advance(99);
+    assert!(send("4").is_err());
+    edge.clock.advance(1);
+    send("4").expect("there is one more");
+    assert!(send("5").is_err());
 }

@@ -17,7 +17,9 @@ use gantry_proto::error::DecodeError;
 use gantry_proto::ids::PhyOffset;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, FrameError, Serialize};
-use gantry_proto::remoting::header::{Command, EncodeError, ExtFields, ExtWrite, Head, encode_frame};
+use gantry_proto::remoting::header::{
+    Command, EncodeError, ExtFields, ExtWrite, ExtWriter, Head, encode_frame,
+};
 use gantry_proto::remoting::request::send::QuickSend;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::beside::{Beside, Inbox};
 use super::budget::Share;
 use super::context::{Caller, Handled, Reply, Services};
+use super::late::Late;
 use super::pace::{FlushHere, SPIN_MAX, Spin, look_for};
 use super::pull::Parked;
 use super::{dispatch, outbound};
@@ -64,8 +67,19 @@ struct Held {
     end: PhyOffset,
     /// Where it ends in the held bytes.
     upto: usize,
+    /// Bytes of the request.
+    request: usize,
     opaque: i32,
     serialize: Serialize,
+}
+
+/// Whether further requests are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// They are.
+    Open,
+    /// Too much is under way.
+    Paused,
 }
 
 /// Why a connection ended.
@@ -107,6 +121,12 @@ pub(super) struct Connection {
     held: VecDeque<Held>,
     held_bytes: Vec<u8>,
     held_from: usize,
+    /// Bytes of the requests that are answered by what is held, and of the one in work.
+    held_requests: usize,
+    request: usize,
+    reading: Reading,
+    /// Refusals that are told later.
+    late: Late,
     /// Ends of transactions gathered from one read.
     pub(super) ends: Vec<super::transaction::PendingEnd>,
     /// Whether the input may hold more complete frames: the answers so far are to be read first.
@@ -144,6 +164,10 @@ impl Connection {
             held: VecDeque::new(),
             held_bytes: Vec::new(),
             held_from: 0,
+            held_requests: 0,
+            request: 0,
+            reading: Reading::Open,
+            late: Late::default(),
             ends: Vec::new(),
             more_frames: false,
             appended: false,
@@ -223,8 +247,7 @@ impl Connection {
             if timer.deadline() > due {
                 timer.as_mut().reset(due);
             }
-            let may_go_on = self.inbox.beside() < BESIDE_MAX
-                && (self.held.is_empty() || self.services.store.staged_bytes() < STAGED_PAUSE);
+            let may_go_on = self.may_read();
             if self.more_frames && may_go_on {
                 heard = Instant::now();
                 want = self.take_frames(&mut input)?.max(READ_BYTES_MIN);
@@ -274,9 +297,26 @@ impl Connection {
         }
     }
 
+    /// Whether further requests are taken: not while too much is under way.
+    fn may_read(&mut self) -> bool {
+        let limits = &self.services.config.limits;
+        let beside = self.inbox.beside();
+        let under_way = beside + self.held.len() + self.late.len();
+        let may = beside < BESIDE_MAX
+            && (self.held.is_empty() || self.services.store.staged_bytes() < STAGED_PAUSE)
+            && under_way < limits.in_flight_requests
+            && self.held_requests < limits.in_flight_bytes;
+        if !may && self.reading == Reading::Open {
+            self.services.metrics.connections_paused.bump();
+        }
+        self.reading = if may { Reading::Open } else { Reading::Paused };
+        may
+    }
+
     /// When the connection must look at the time again.
     fn next_due(&self, idle: Instant) -> Instant {
-        let polls = self.parked.next_deadline().into_iter().chain(self.parked_pops.next_deadline()).min();
+        let (pulls, pops) = (self.parked.next_deadline(), self.parked_pops.next_deadline());
+        let polls = pulls.into_iter().chain(pops).chain(self.late.next_due()).min();
         let due = polls.map_or(idle, |deadline| deadline.min(idle));
         self.rest_at.map_or(due, |rest| rest.min(due))
     }
@@ -357,6 +397,7 @@ impl Connection {
     }
 
     fn take_frame(&mut self, frame: &Frame<'_>) -> Result<(), Closed> {
+        self.request = frame.len;
         if frame.serialize == Serialize::RocketMq
             && let Some(send) = QuickSend::read(frame.header)
             && !send.command.is_reply()
@@ -384,6 +425,29 @@ impl Connection {
         body: &[u8],
     ) {
         encode(&mut self.out, serialize, head, ext, body);
+    }
+
+    /// Refuses a request. With `retry_ms` it may be tried again after so many milliseconds: the client is told that, and
+    /// not much sooner, because it would come back at once.
+    pub(super) fn refuse(
+        &mut self,
+        serialize: Serialize,
+        opaque: i32,
+        code: ResponseCode,
+        why: &str,
+        retry_ms: Option<u64>,
+    ) {
+        let head = Head::reply(code.code(), opaque).remark(why);
+        let Some(retry_ms) = retry_ms else { return self.answer(serialize, &head, &(), &[]) };
+        let told = i64::try_from(retry_ms).unwrap_or(i64::MAX);
+        let ext = |out: &mut ExtWriter<'_>| out.number("retryAfterMs", told);
+        if self.late.has_room() {
+            let mut answer = Vec::new();
+            encode(&mut answer, serialize, &head, &ext, &[]);
+            self.late.put(Instant::now(), retry_ms, answer);
+        } else {
+            self.answer(serialize, &head, &ext, &[]);
+        }
     }
 
     /// Puts an answer into the output whose body lies in the log.
@@ -433,7 +497,9 @@ impl Connection {
     /// Puts what was encoded last aside.
     fn hold_last(&mut self, end: PhyOffset, serialize: Serialize, head: &Head<'_>) {
         let upto = self.held_bytes.len();
-        self.held.push_back(Held { end, upto, opaque: head.opaque, serialize });
+        let request = std::mem::take(&mut self.request);
+        self.held_requests += request;
+        self.held.push_back(Held { end, upto, request, opaque: head.opaque, serialize });
     }
 
     /// Moves held answers whose records are safe into the output; refuses all of them when the log has
@@ -444,6 +510,7 @@ impl Connection {
             && self.services.store.is_settled(held.end)
         {
             upto = held.upto;
+            self.held_requests -= held.request;
             self.held.pop_front();
         }
         if let Some(safe) = self.held_bytes.get(self.held_from..upto) {
@@ -458,6 +525,7 @@ impl Connection {
             }
         }
         if self.held.is_empty() {
+            self.held_requests = 0;
             self.held_bytes.clear();
             self.held_bytes.shrink_to(self.share.keep());
             self.held_from = 0;
@@ -499,13 +567,13 @@ impl Connection {
         }
     }
 
-    /// Answers the parked pulls whose time is over.
+    /// Answers the parked pulls whose time is over, and tells refusals that were kept back.
     fn run_due(&mut self, now: Instant) {
+        self.late.take_due(now, &mut self.out);
         while !self.is_full()
-            && let Some((place, parked)) = self.parked.take_due(now)
+            && let Some(parked) = self.parked.take_due(now)
         {
-            self.services.polls.leave(&place, &self.inbox.mailbox);
-            super::pull::finish(self, parked);
+            super::pull::run_due(self, parked);
         }
         while !self.is_full()
             && let Some(parked) = self.parked_pops.take_due(&self.services.polls, &self.inbox.mailbox, now)

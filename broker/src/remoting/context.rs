@@ -19,6 +19,7 @@ use crate::deliver::polls::Polls;
 use crate::deliver::pop::Pops;
 use crate::deliver::retry::Retries;
 use crate::deliver::scaling::Scaling;
+use crate::flow::Flow;
 use crate::groups::Groups;
 use crate::groups::locks::Locks;
 use crate::groups::members::{Members, Outbox};
@@ -191,6 +192,8 @@ pub struct Services {
     pub scaling: Arc<Scaling>,
     /// The way into the log.
     pub publisher: Publisher,
+    /// Rates of topics and groups.
+    pub flow: Arc<Flow>,
     /// Waiting pulls.
     pub polls: Arc<Polls>,
     /// The filters in use.

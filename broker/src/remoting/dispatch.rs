@@ -184,8 +184,9 @@ fn other(connection: &Connection, code: RequestCode, request: &OwnedCommand) -> 
         Code::GetBrokerRuntimeInfo => {
             let timers =
                 status::Timers { pending: services.wheel.pending(), first_due: services.wheel.first_due() };
-            let membership = status::membership(&services.join, &services.drain);
-            status::runtime_info(store, &services.metrics, &timers, services.started_at, membership)
+            let mut more = status::membership(&services.join, &services.drain);
+            more.extend(status::flow_info(&services.metrics, &services.flow));
+            status::runtime_info(store, &services.metrics, &timers, services.started_at, more)
         }
         other => {
             let why = format!("request type {} is not supported by this version", other.code());

@@ -42,7 +42,7 @@ pub(super) async fn start(dir: &TempDir) -> Broker {
     Broker::start(config(dir)).await.expect("started")
 }
 
-fn frame(code: RequestCode, header: &impl ExtWrite, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(code: RequestCode, header: &impl ExtWrite, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_frame(&mut bytes, Serialize::Json, &Head::request(code.code(), 1), header, body.len())
         .expect("a frame");
@@ -79,7 +79,7 @@ pub(super) fn message(properties: &str) -> SendMessageHeader<'_> {
 }
 
 /// A pull of the first message of a queue.
-fn pull() -> PullMessageHeader<'static> {
+pub(super) fn pull() -> PullMessageHeader<'static> {
     PullMessageHeader {
         consumer_group: "consumers",
         topic: "T",
@@ -91,7 +91,7 @@ fn pull() -> PullMessageHeader<'static> {
 }
 
 /// A pull that waits for the second one.
-fn waiting_pull() -> PullMessageHeader<'static> {
+pub(super) fn waiting_pull() -> PullMessageHeader<'static> {
     PullMessageHeader {
         queue_offset: 1,
         sys_flag: sys_flag::SUSPEND | sys_flag::SUBSCRIPTION,

@@ -15,8 +15,11 @@ mod dispatch;
 mod drain;
 #[cfg(test)]
 mod edge_tests;
+#[cfg(test)]
+mod flow_tests;
 mod group;
 pub mod lanes;
+mod late;
 mod lock;
 mod member;
 mod offset;

@@ -19,11 +19,13 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::context::{Reply, Services, settle, short};
+use super::pull::limiter_of;
 use super::refusal;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{ANY_QUEUE, Awaits, Mailbox, Party, Place, Polls, PollsFull, Share};
 use crate::deliver::pop::record::{ATTEMPT_BYTES_MAX, Delivery};
 use crate::deliver::pop::{Found, INVISIBLE_MS_MAX, Outcome, PopRequest, Seen, Start, Wanted};
+use crate::flow::{Limited, Limiter};
 use crate::groups::attributes::Order;
 use crate::groups::members::Accord;
 use crate::groups::start::{self, Beginning, Wish};
@@ -33,6 +35,8 @@ use crate::topics::kinds::MessageType;
 
 /// The longest time a pop is held, whatever the client asks for.
 const POLL_MAX: Duration = Duration::from_secs(60);
+/// The longest time until a pop that waits for its group's rate is looked at again.
+const HOLD_MAX: Duration = Duration::from_secs(2);
 /// A request that comes so long after its time to wait was over is not worked on: its client has gone on.
 const LATE_MS: i64 = 500;
 /// Tells the tokens of pops from those of pulls, which share a mailbox.
@@ -62,6 +66,30 @@ pub(super) struct Parked {
     opaque: i32,
     serialize: Serialize,
     deadline: Instant,
+    /// What limits the rate at which its group gets messages.
+    limiter: Option<Arc<Limiter>>,
+    /// When to look again, while the rate is used up; and whether that was so before.
+    held_until: Option<Instant>,
+    was_held: bool,
+}
+
+impl Parked {
+    /// When it must be looked at whatever happens.
+    fn due(&self) -> Instant {
+        self.held_until.unwrap_or(self.deadline)
+    }
+
+    /// Notes that it waits for its group's rate no more; returns whether it did.
+    fn let_go(&mut self, polls: &Polls) -> bool {
+        let held = self.held_until.take().is_some();
+        if held {
+            polls.let_go();
+            if let Some(limiter) = &self.limiter {
+                limiter.leave();
+            }
+        }
+        held
+    }
 }
 
 /// The parked pops of one connection.
@@ -111,10 +139,30 @@ impl ParkedPops {
         Ok(token)
     }
 
+    /// Parks a pop whose group has used up its rate, to be looked at again after so many milliseconds; gives it back when
+    /// the broker has no room for more.
+    fn hold(&mut self, polls: &Polls, mut parked: Parked, ms: u64) -> Result<(), Box<(Parked, PollsFull)>> {
+        if let Err(full) = polls.hold() {
+            return Err(Box::new((parked, full)));
+        }
+        self.next_token = self.next_token.wrapping_add(1);
+        let token = self.next_token | TOKEN_BIT;
+        let again = Instant::now() + Duration::from_millis(ms).min(HOLD_MAX);
+        parked.held_until = Some(again.min(parked.deadline));
+        parked.was_held = true;
+        if let Some(limiter) = &parked.limiter {
+            limiter.wait();
+        }
+        self.deadlines.insert((parked.due(), token));
+        self.pops.insert(token, (Vec::new(), parked));
+        Ok(())
+    }
+
     /// Takes a pop that was woken, or whose time is over.
     pub(super) fn take(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>, token: u32) -> Option<Parked> {
-        let (places, parked) = self.pops.remove(&token)?;
-        self.deadlines.remove(&(parked.deadline, token));
+        let (places, mut parked) = self.pops.remove(&token)?;
+        self.deadlines.remove(&(parked.due(), token));
+        parked.let_go(polls);
         leave(&places, polls, mailbox);
         Some(parked)
     }
@@ -136,8 +184,9 @@ impl ParkedPops {
     /// Gives up all places.
     pub(super) fn clear(&mut self, services: &Services, mailbox: &Arc<Mailbox>) {
         self.deadlines.clear();
-        for (_, (places, parked)) in self.pops.drain() {
-            if leave(&places, &services.polls, mailbox) {
+        for (_, (places, mut parked)) in self.pops.drain() {
+            // What it would have taken as soon as it may is the next one's.
+            if leave(&places, &services.polls, mailbox) | parked.let_go(&services.polls) {
                 services.pops.pass_on(&parked.request);
             }
         }
@@ -178,7 +227,11 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
         }
     };
     let now = connection.services.clock.now();
+    let group = connection.services.groups.get(request.group.as_str());
     let parked = Parked {
+        limiter: group.and_then(|group| limiter_of(&connection.services, &group)),
+        held_until: None,
+        was_held: false,
         expression: expression_of(&request.filter, header.exp_type, header.exp),
         changes: 0,
         request,
@@ -212,6 +265,9 @@ pub(super) fn handle_notification(connection: &mut Connection, command: &Command
     match prepared {
         Ok((poll_time, expression, request)) => {
             let parked = Parked {
+                limiter: None,
+                held_until: None,
+                was_held: false,
                 request,
                 expression,
                 changes: 0,
@@ -421,8 +477,19 @@ fn work_on(connection: &mut Connection, parked: Parked) {
 }
 
 fn pop(connection: &mut Connection, parked: Parked, seen: Seen) {
+    let mut messages_max = parked.request.messages_max;
+    if let Some(limiter) = &parked.limiter {
+        match limiter.admit(connection.services.clock.now()) {
+            Ok(room) => messages_max = messages_max.min(room.messages),
+            Err(limited) => return hold(connection, parked, &limited),
+        }
+    }
     let memory = std::mem::take(&mut connection.pulls.messages);
-    let popped = connection.services.pops.pop(&parked.request, memory);
+    let popped = if messages_max == parked.request.messages_max {
+        connection.services.pops.pop(&parked.request, memory)
+    } else {
+        connection.services.pops.pop(&PopRequest { messages_max, ..parked.request.clone() }, memory)
+    };
     // A pop that finds nothing may have logged how far it looked.
     connection.appended = true;
     match popped {
@@ -448,6 +515,24 @@ fn pop(connection: &mut Connection, parked: Parked, seen: Seen) {
             let why = super::context::chain(&error);
             connection.answer(parked.serialize, &head.remark(&why), &PopMessageResponse::default(), &[]);
         }
+    }
+}
+
+/// Lets a pop wait until its group's rate allows it more. One that may not wait is refused with the code on which official
+/// clients pop again a little later.
+fn hold(connection: &mut Connection, parked: Parked, limited: &Limited) {
+    let services = Arc::clone(&connection.services);
+    services.metrics.pulls_limited.bump();
+    if Instant::now() >= parked.deadline {
+        // It may have been woken for messages that it leaves.
+        services.pops.pass_on(&parked.request);
+        // Who has waited already may ask again at once, and waits again.
+        let code = if parked.was_held { ResponseCode::PollingTimeout } else { ResponseCode::PollingFull };
+        answer_nothing(connection, &parked, 0, code, &limited.to_string());
+    } else if let Err(refused) = connection.parked_pops.hold(&services.polls, parked, limited.retry_ms) {
+        let (parked, full) = *refused;
+        services.pops.pass_on(&parked.request);
+        answer_nothing(connection, &parked, 0, ResponseCode::PollingFull, &full.to_string());
     }
 }
 
@@ -536,6 +621,10 @@ fn give(connection: &mut Connection, parked: &Parked, found: Found) {
     metrics.pulls_found.bump();
     metrics.messages_out.add(found.messages.messages() as u64);
     metrics.bytes_out.add(found.messages.bytes() as u64);
+    if let Some(limiter) = &parked.limiter {
+        let now = connection.services.clock.now();
+        limiter.pay(found.messages.messages() as u64, found.messages.bytes() as u64, now);
+    }
     connection.pulls.messages = found.messages;
     // The files of the log are not held between pops.
     connection.pulls.messages.clear();

@@ -9,19 +9,20 @@ use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::remoting::body::heartbeat::MessageModel;
 use gantry_proto::remoting::codes::ResponseCode;
 use gantry_proto::remoting::frame::{Frame, Serialize};
-use gantry_proto::remoting::header::{Command, Head};
+use gantry_proto::remoting::header::{Command, ExtWriter, Head};
 use gantry_proto::remoting::request::Header as _;
 use gantry_proto::remoting::request::pull::{PullMessageHeader, PullMessageResponse, sys_flag};
 use tokio::time::Instant;
 
 use super::beside::Beside;
 use super::connection::Connection;
-use super::context::{Reply, chain};
+use super::context::{Reply, Services, chain};
 use super::refusal;
 use crate::deliver::expressions::WantedError;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Awaits, Mailbox, Party, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
+use crate::flow::{Limited, Limiter, Subject};
 use crate::groups::members::{Accord, Wanted};
 use crate::groups::offsets::Key;
 use crate::groups::{Group, Reading, tiers};
@@ -29,6 +30,8 @@ use crate::store::LogRuns;
 
 /// The longest time a pull is held, whatever the client asks for.
 const SUSPEND_MAX: Duration = Duration::from_secs(60);
+/// The longest time until a pull that waits for its group's rate is looked at again.
+const HOLD_MAX: Duration = Duration::from_secs(2);
 
 /// A pull that waits for a message.
 #[derive(Debug)]
@@ -42,6 +45,29 @@ pub(super) struct Parked {
     topic_sys_flag: i32,
     /// What its filter was made of, unless the request brought it.
     heard: Option<Heard>,
+    /// What limits the rate at which its group gets messages.
+    limiter: Option<Arc<Limiter>>,
+    /// When to look again, while the rate is used up.
+    held_until: Option<Instant>,
+}
+
+impl Parked {
+    /// When it must be looked at whatever happens.
+    fn due(&self) -> Instant {
+        self.held_until.unwrap_or(self.deadline)
+    }
+
+    /// Gives its place up. One without waits for its group's rate no more.
+    fn leave(&mut self, place: Option<&Place>, polls: &Polls, mailbox: &Arc<Mailbox>) {
+        if let Some(place) = place {
+            polls.leave(place, mailbox);
+        } else if self.held_until.take().is_some() {
+            polls.let_go();
+            if let Some(limiter) = &self.limiter {
+                limiter.leave();
+            }
+        }
+    }
 }
 
 /// The subscriptions that a filter was made of.
@@ -56,7 +82,8 @@ struct Heard {
 /// The parked pulls of one connection.
 #[derive(Debug, Default)]
 pub(super) struct ParkedPulls {
-    pulls: HashMap<u32, (Place, Parked)>,
+    /// Without a place: those that only time wakes.
+    pulls: HashMap<u32, (Option<Place>, Parked)>,
     deadlines: BTreeSet<(Instant, u32)>,
     next_token: u32,
 }
@@ -80,14 +107,38 @@ impl ParkedPulls {
             Err(full) => return Err(Box::new((parked, full))),
         };
         self.deadlines.insert((parked.deadline, token));
-        self.pulls.insert(token, (place, parked));
+        self.pulls.insert(token, (Some(place), parked));
         Ok(token)
     }
 
+    /// Parks a pull whose group has used up its rate, to be looked at again after so many milliseconds; gives it back when
+    /// the broker has no room for more.
+    pub(super) fn hold(
+        &mut self,
+        polls: &Polls,
+        mut parked: Parked,
+        ms: u64,
+    ) -> Result<(), Box<(Parked, PollsFull)>> {
+        if let Err(full) = polls.hold() {
+            return Err(Box::new((parked, full)));
+        }
+        self.next_token = self.next_token.wrapping_add(1) & !super::pop::TOKEN_BIT;
+        let token = self.next_token;
+        // The limit may be raised meanwhile, and nobody tells.
+        let again = Instant::now() + Duration::from_millis(ms).min(HOLD_MAX);
+        parked.held_until = Some(again.min(parked.deadline));
+        if let Some(limiter) = &parked.limiter {
+            limiter.wait();
+        }
+        self.deadlines.insert((parked.due(), token));
+        self.pulls.insert(token, (None, parked));
+        Ok(())
+    }
+
     /// Takes a pull that was woken. Its place is gone already, or will be with the next message.
-    pub(super) fn take(&mut self, token: u32) -> Option<(Place, Parked)> {
+    pub(super) fn take(&mut self, token: u32) -> Option<(Option<Place>, Parked)> {
         let (place, parked) = self.pulls.remove(&token)?;
-        self.deadlines.remove(&(parked.deadline, token));
+        self.deadlines.remove(&(parked.due(), token));
         Some((place, parked))
     }
 
@@ -97,7 +148,7 @@ impl ParkedPulls {
     }
 
     /// Takes a pull whose time is over.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Place, Parked)> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Option<Place>, Parked)> {
         let (deadline, token) = *self.deadlines.first()?;
         if deadline > now {
             return None;
@@ -108,8 +159,8 @@ impl ParkedPulls {
     /// Gives up all places.
     pub(super) fn clear(&mut self, polls: &Polls, mailbox: &Arc<Mailbox>) {
         self.deadlines.clear();
-        for (_, (place, _)) in self.pulls.drain() {
-            polls.leave(&place, mailbox);
+        for (_, (place, mut parked)) in self.pulls.drain() {
+            parked.leave(place.as_ref(), polls, mailbox);
         }
     }
 }
@@ -141,25 +192,68 @@ pub(super) fn handle(connection: &mut Connection, command: &Command<'_>, frame: 
         key,
         opaque: command.opaque,
         serialize: frame.serialize,
-        deadline: Instant::now(),
+        deadline: Instant::now() + suspend_of(&header),
         topic_sys_flag: prepared.topic_sys_flag,
         heard: prepared.heard,
+        limiter: prepared.limiter,
+        held_until: None,
     };
     if tell_reset(connection, &parked) {
         return;
     }
-    let pulled = look(connection, &mut parked);
-    if !pulled.strangers.is_empty() {
-        return hand_over(connection, &parked, pulled);
+    let may_wait = !suspend_of(&header).is_zero();
+    match look(connection, &mut parked) {
+        Err(limited) if may_wait => hold(connection, parked, &limited),
+        Err(limited) => refuse_limited(connection, &parked, &limited),
+        Ok(pulled) if may_wait => give_or_park(connection, parked, pulled),
+        Ok(pulled) => give_or_hand_over(connection, &parked, pulled),
     }
-    let suspend = u64::try_from(header.suspend_timeout_millis).unwrap_or(0);
-    let may_wait = header.sys_flag & sys_flag::SUSPEND != 0 && suspend > 0;
-    if may_wait && waits(&pulled, &parked.request) {
-        parked.deadline += Duration::from_millis(suspend).min(SUSPEND_MAX);
-        parked.request.from = pulled.next;
-        return park(connection, parked);
+}
+
+/// How long a pull may be held.
+fn suspend_of(header: &PullMessageHeader<'_>) -> Duration {
+    let ms = u64::try_from(header.suspend_timeout_millis).unwrap_or(0);
+    if header.sys_flag & sys_flag::SUSPEND == 0 {
+        Duration::ZERO
+    } else {
+        Duration::from_millis(ms).min(SUSPEND_MAX)
     }
-    give(connection, &parked, pulled);
+}
+
+/// Answers a pull that may be held, or parks it when there is nothing for it.
+fn give_or_park(connection: &mut Connection, mut parked: Parked, pulled: Pulled) {
+    if !pulled.strangers.is_empty() || !waits(&pulled, &parked.request) {
+        return give_or_hand_over(connection, &parked, pulled);
+    }
+    parked.request.from = pulled.next;
+    park(connection, parked);
+}
+
+fn give_or_hand_over(connection: &mut Connection, parked: &Parked, pulled: Pulled) {
+    if pulled.strangers.is_empty() {
+        give(connection, parked, pulled);
+    } else {
+        hand_over(connection, parked, pulled);
+    }
+}
+
+/// Lets a pull wait until its group's rate allows it more.
+fn hold(connection: &mut Connection, parked: Parked, limited: &Limited) {
+    connection.services.metrics.pulls_limited.bump();
+    let services = Arc::clone(&connection.services);
+    if let Err(refused) = connection.parked.hold(&services.polls, parked, limited.retry_ms) {
+        refuse_to_wait(connection, &refused.0, refused.1);
+    }
+}
+
+/// Official consumers pull again a little later on FLOW_CONTROL.
+fn refuse_limited(connection: &mut Connection, parked: &Parked, limited: &Limited) {
+    connection.services.metrics.pulls_limited.bump();
+    let why = limited.to_string();
+    let head = Head::reply(ResponseCode::FlowControl.code(), parked.opaque).remark(&why);
+    let told = i64::try_from(limited.retry_ms).unwrap_or(i64::MAX);
+    let retry = |out: &mut ExtWriter<'_>| out.number("retryAfterMs", told);
+    connection.answer(parked.serialize, &head, &(PullMessageResponse::default(), retry), &[]);
 }
 
 /// Has a pull wait.
@@ -198,6 +292,7 @@ struct Prepared {
     group: GroupName,
     topic: TopicName,
     topic_sys_flag: i32,
+    limiter: Option<Arc<Limiter>>,
 }
 
 /// Checks group, topic, queue and subscription, in the order that clients expect.
@@ -264,7 +359,14 @@ fn prepare(
         group: group.name.clone(),
         topic: topic.name.clone(),
         topic_sys_flag: topic.config.topic_sys_flag,
+        limiter: limiter_of(services, &group),
     })
+}
+
+/// What limits the rate at which a group gets messages. The system's own groups have no limit: tools are among them.
+pub(super) fn limiter_of(services: &Services, group: &Group) -> Option<Arc<Limiter>> {
+    let limiter = services.flow.limiter(Subject::Consumers, group.name.as_str(), &group.settings.consume);
+    limiter.filter(|_| !group.name.is_system())
 }
 
 /// Which messages a pull gets.
@@ -390,9 +492,20 @@ fn tell_reset(connection: &mut Connection, parked: &Parked) -> bool {
     true
 }
 
-fn look(connection: &mut Connection, parked: &mut Parked) -> Pulled {
-    parked.request.below = connection.services.scaling.limit(&parked.key);
-    pull(&connection.services.store, &parked.request, &mut connection.pulls)
+/// Looks for what the group's rate allows.
+fn look(connection: &mut Connection, parked: &mut Parked) -> Result<Pulled, Limited> {
+    let services = &connection.services;
+    parked.request.below = services.scaling.limit(&parked.key);
+    let Some(limiter) = &parked.limiter else {
+        return Ok(pull(&services.store, &parked.request, &mut connection.pulls));
+    };
+    let room = limiter.admit(services.clock.now())?;
+    let request = PullRequest {
+        messages_max: parked.request.messages_max.min(room.messages),
+        bytes_max: parked.request.bytes_max.min(room.bytes),
+        ..parked.request.clone()
+    };
+    Ok(pull(&services.store, &request, &mut connection.pulls))
 }
 
 /// Whether a pull may be parked: it found nothing, and its offset is the queue's end.
@@ -406,22 +519,19 @@ fn waits(pulled: &Pulled, request: &PullRequest) -> bool {
 }
 
 /// A parked pull was woken: looks again, and parks again if there is still nothing.
-pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Place, Parked)) {
-    connection.services.polls.leave(&place, &connection.inbox.mailbox);
+pub(super) fn resume(connection: &mut Connection, (place, mut parked): (Option<Place>, Parked)) {
+    parked.leave(place.as_ref(), &connection.services.polls, &connection.inbox.mailbox);
     if tell_reset(connection, &parked) {
         return;
     }
     refresh(connection, &mut parked);
-    let pulled = look(connection, &mut parked);
-    if !pulled.strangers.is_empty() {
-        return hand_over(connection, &parked, pulled);
+    let may_wait = Instant::now() < parked.deadline;
+    match look(connection, &mut parked) {
+        Err(limited) if may_wait => hold(connection, parked, &limited),
+        Err(_) => give_nothing(connection, &parked),
+        Ok(pulled) if may_wait && is_current(connection, &parked) => give_or_park(connection, parked, pulled),
+        Ok(pulled) => give_or_hand_over(connection, &parked, pulled),
     }
-    if waits(&pulled, &parked.request) && Instant::now() < parked.deadline && is_current(connection, &parked)
-    {
-        parked.request.from = pulled.next;
-        return park(connection, parked);
-    }
-    give(connection, &parked, pulled);
 }
 
 /// Whether the queue of a parked pull is still the one that its topic has: the topic may have been deleted.
@@ -431,17 +541,26 @@ fn is_current(connection: &Connection, parked: &Parked) -> bool {
     current.is_some_and(|current| Arc::ptr_eq(&current, queue))
 }
 
-/// A parked pull's time is over: says what there is.
-pub(super) fn finish(connection: &mut Connection, mut parked: Parked) {
+/// A parked pull's time is over: says what there is. One that waited for its group's rate may go on waiting.
+pub(super) fn run_due(connection: &mut Connection, (place, mut parked): (Option<Place>, Parked)) {
+    if parked.held_until.is_some() {
+        return resume(connection, (place, parked));
+    }
+    parked.leave(place.as_ref(), &connection.services.polls, &connection.inbox.mailbox);
     if tell_reset(connection, &parked) {
         return;
     }
     refresh(connection, &mut parked);
-    let pulled = look(connection, &mut parked);
-    if !pulled.strangers.is_empty() {
-        return hand_over(connection, &parked, pulled);
+    match look(connection, &mut parked) {
+        Ok(pulled) => give_or_hand_over(connection, &parked, pulled),
+        Err(_) => give_nothing(connection, &parked),
     }
-    give(connection, &parked, pulled);
+}
+
+/// Says that there is nothing for now: the client asks again from the same place.
+fn give_nothing(connection: &mut Connection, parked: &Parked) {
+    let (from, min, max) = (parked.request.from, parked.request.queue.min(), parked.request.queue.max());
+    write(connection, parked, ResponseCode::PullNotFound, from, min, max, &LogRuns::default());
 }
 
 fn give(connection: &mut Connection, parked: &Parked, pulled: Pulled) {
@@ -474,6 +593,10 @@ fn write(
     if messages.is_empty() {
         metrics.pulls_missed.bump();
     } else {
+        if let Some(limiter) = &parked.limiter {
+            let now = connection.services.clock.now();
+            limiter.pay(messages.messages() as u64, messages.bytes() as u64, now);
+        }
         metrics.pulls_found.bump();
         metrics.messages_out.add(messages.messages() as u64);
         metrics.bytes_out.add(messages.bytes() as u64);

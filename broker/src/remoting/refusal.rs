@@ -20,6 +20,9 @@ use crate::timer::RecallError;
 use crate::topics::TopicError;
 use crate::transaction::{BeginError, EndError, OperatorError, RedriveError};
 
+/// When to come back while the disk is behind: it writes megabytes in this time.
+const BEHIND_RETRY_MS: u64 = 50;
+
 /// Codes on which official clients back off and try again are given for what passes by itself.
 pub(super) fn append(error: &AppendError) -> ResponseCode {
     match error {
@@ -48,10 +51,19 @@ pub(super) fn send(error: &SendError) -> ResponseCode {
         | SendError::Timer(_)
         | SendError::Type { .. }
         | SendError::Begin(BeginError::NoKey) => ResponseCode::MessageIllegal,
-        SendError::Begin(BeginError::TooManyOpen { .. }) => ResponseCode::SystemBusy,
+        SendError::Begin(BeginError::TooManyOpen { .. }) | SendError::Limited(_) => ResponseCode::SystemBusy,
         SendError::Retry(error) => retry(error),
         SendError::Append(error) => append(error),
         SendError::Queue(_) | SendError::Earlier(_) => ResponseCode::SystemError,
+    }
+}
+
+/// After how many milliseconds a refused send may be tried again, where that helps.
+pub(super) fn retry_ms(error: &SendError) -> Option<u64> {
+    match error {
+        SendError::Limited(limited) => Some(limited.retry_ms),
+        SendError::Append(AppendError::Behind { .. }) => Some(BEHIND_RETRY_MS),
+        _ => None,
     }
 }
 

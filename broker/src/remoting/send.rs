@@ -16,8 +16,9 @@ use super::connection::Connection;
 use super::context::{Caller, Handled, Reply, Services, chain};
 use super::refusal;
 use crate::deliver::retry::SendBack;
+use crate::metrics::Metrics;
 use crate::publish::{Incoming, REGION, SendError, Sent};
-use crate::store::FlushPolicy;
+use crate::store::{AppendError, FlushPolicy};
 
 /// Handles a send or a batch; the answer is held until the message is safe.
 pub(super) fn handle(
@@ -29,7 +30,9 @@ pub(super) fn handle(
     super::transaction::stage_rollbacks(connection);
     let result = match SendMessageHeader::read(code, &command.ext) {
         Ok(header) => take(connection, code, &header, frame.body),
-        Err(error) => Err(Refused { code: ResponseCode::SystemError, why: error.to_string() }),
+        Err(error) => {
+            Err(Refused { code: ResponseCode::SystemError, why: error.to_string(), retry_ms: None })
+        }
     };
     conclude(connection, command, frame, result);
 }
@@ -48,7 +51,10 @@ fn conclude(
     result: Result<Taken, Refused>,
 ) {
     if command.is_oneway() {
-        if let Err(refused) = result {
+        // Of what is tried again later, the limit itself tells now and then.
+        if let Err(refused) = result
+            && refused.retry_ms.is_none()
+        {
             tracing::warn!(remote = %connection.caller.remote, why = refused.why, "a one-way message was refused");
         }
         return;
@@ -59,8 +65,8 @@ fn conclude(
             connection.msg_ids = taken.msg_ids;
         }
         Err(refused) => {
-            let head = Head::reply(refused.code.code(), command.opaque).remark(&refused.why);
-            connection.answer(frame.serialize, &head, &(), &[]);
+            let Refused { code, why, retry_ms } = refused;
+            connection.refuse(frame.serialize, command.opaque, code, &why, retry_ms);
         }
     }
 }
@@ -68,6 +74,19 @@ fn conclude(
 struct Refused {
     code: ResponseCode,
     why: String,
+    /// When to try again, for what passes by itself.
+    retry_ms: Option<u64>,
+}
+
+impl Refused {
+    fn new(error: &SendError, metrics: &Metrics) -> Self {
+        match error {
+            SendError::Limited(_) => metrics.sends_limited.bump(),
+            SendError::Append(AppendError::Behind { .. }) => metrics.sends_behind.bump(),
+            _ => {}
+        }
+        Self { code: refusal::send(error), why: chain(error), retry_ms: refusal::retry_ms(error) }
+    }
 }
 
 struct Taken {
@@ -87,6 +106,7 @@ pub(super) fn incoming<'a>(
     store_host: SocketAddr,
 ) -> Incoming<'a> {
     Incoming {
+        producers: header.producer_group,
         topic: header.topic,
         default_topic: header.default_topic,
         default_queues: header.default_topic_queue_nums,
@@ -115,7 +135,7 @@ fn take(
     let is_batch = code == RequestCode::SendBatchMessage || header.batch == Some(true);
     let mut msg_ids = std::mem::take(msg_ids);
     msg_ids.clear();
-    let refuse = |error: SendError| Refused { code: refusal::send(&error), why: chain(&error) };
+    let refuse = |error: SendError| Refused::new(&error, &services.metrics);
     let (first, last) = if is_batch {
         services.publisher.send_batch(&incoming, scratch).map_err(refuse)?;
         let sent = &scratch.sent;

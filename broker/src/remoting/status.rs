@@ -17,6 +17,7 @@ use gantry_proto::remoting::request::topic::GetBrokerConfigResponse;
 use super::context::Reply;
 use super::offset::read_delay_offsets;
 use crate::config::{Config, Policy};
+use crate::flow::Flow;
 use crate::join::Join;
 use crate::metrics::Metrics;
 use crate::metrics::history::Totals;
@@ -94,6 +95,26 @@ fn timer_info(metrics: &Metrics, timers: &Timers, now: Millis) -> [(&'static str
         ("timerLatenessP99Mills", metrics.timer_lateness.at_most(99).to_string()),
         ("timerLatenessMaxMills", metrics.timer_lateness.at_most(100).to_string()),
     ]
+}
+
+/// How many limits are told of by name.
+const LIMITS_TOLD: usize = 32;
+
+/// What flow control did, under names of our own: how many requests it held or refused, and where most of them.
+pub fn flow_info(metrics: &Metrics, flow: &Flow) -> Vec<(String, String)> {
+    let counts = [
+        ("flowSendsLimited", &metrics.sends_limited),
+        ("flowSendsBehindDisk", &metrics.sends_behind),
+        ("flowPullsHeld", &metrics.pulls_limited),
+        ("flowConnectionsPaused", &metrics.connections_paused),
+    ];
+    let limits = flow.busiest(LIMITS_TOLD).into_iter().map(|(subject, limiter)| {
+        let limits = limiter.limits();
+        let rates =
+            format!("messages={} bytes={} limited={}", limits.messages, limits.bytes, limiter.limited());
+        (format!("flowLimit {subject} {}", limiter.name()), rates)
+    });
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count.get().to_string())).chain(limits).collect()
 }
 
 /// How this broker stands with each name server that it registers with, and whether it is going.

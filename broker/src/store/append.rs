@@ -146,7 +146,7 @@ pub enum AppendError {
     },
     /// Writing or flushing has fallen behind.
     #[error(
-        "{staged} bytes wait to be written, the limit is {limit}: the disk is slower than the senders, try again shortly"
+        "{staged} bytes wait to be written, the limit is {limit}: the disk is slower than the senders, try again in 50 ms or raise --max-unwritten"
     )]
     Behind {
         /// Bytes not yet written.

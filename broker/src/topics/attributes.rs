@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::rates;
+
 /// What a topic is for, as Apache's tools set it.
 pub const MESSAGE_TYPE: &str = "message.type";
 /// Whether sends must be of the topic's type.
@@ -16,6 +18,16 @@ pub const SCALING: &str = "gantry.scaling";
 
 const OURS: &str = "gantry.";
 const SWITCH: &[&str] = &["true", "false", "on", "off"];
+
+/// Keys of this broker's that take a rate, and what reads it.
+const RATES: &[(&str, ReadRate)] = &[
+    ("gantry.rate", |text| rates::messages(text).map(drop)),
+    ("gantry.rate.bytes", |text| rates::bytes(text).map(drop)),
+    ("gantry.rate.burst", |text| rates::burst(text).map(drop)),
+];
+
+/// Says what is wrong with a rate, and what to write.
+type ReadRate = fn(&str) -> Result<(), String>;
 
 /// Keys whose values are looked at, with the values that they may have. Others of Apache's are kept as they come.
 const KNOWN: &[(&str, &[&str])] = &[
@@ -52,13 +64,22 @@ pub enum AttributeError {
         /// What it can be.
         allowed: &'static [&'static str],
     },
+    /// A rate that is none.
+    #[error("attribute {key}: {wrong}")]
+    Rate {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        wrong: String,
+    },
     /// Only the broker changes it.
     #[error("attribute {SCALING} tells of a change under way: change the numbers of queues instead")]
     OwnState,
 }
 
 fn ours() -> String {
-    let keys = KNOWN.iter().map(|(key, _)| *key).filter(|key| key.starts_with(OURS));
+    let rates = RATES.iter().map(|(key, _)| *key);
+    let keys = KNOWN.iter().map(|(key, _)| *key).filter(|key| key.starts_with(OURS)).chain(rates);
     keys.collect::<Vec<_>>().join(", ")
 }
 
@@ -78,6 +99,10 @@ pub fn check(
 ) -> Result<(), AttributeError> {
     for (key, value) in wanted {
         if key == SCALING || before.is_some_and(|before| before.get(key) == Some(value)) {
+            continue;
+        }
+        if let Some((key, read)) = RATES.iter().find(|(known, _)| known == key) {
+            read(value).map_err(|wrong| AttributeError::Rate { key, wrong })?;
             continue;
         }
         match KNOWN.iter().find(|(known, _)| known == key) {
@@ -148,6 +173,9 @@ mod tests {
         assert_eq!(check("queue.type", "BatchCQ"), Ok(()));
         assert!(check("gantry.skale", "drain").unwrap_err().contains("gantry.scale"));
         assert!(check("gantry.dedup", "perhaps").unwrap_err().contains("true, false"));
+        assert_eq!(check("gantry.rate", "100/s"), Ok(()));
+        assert!(check("gantry.rate.bytes", "5MB").unwrap_err().contains("like 10MiB"));
+        assert!(check("gantry.rate.burst", "1").unwrap_err().starts_with("attribute gantry.rate.burst: "));
         assert!(check("message.type", "fifo").unwrap_err().contains("FIFO"));
     }
 

@@ -20,6 +20,7 @@ use gantry_proto::remoting::body::topic::{DataVersion, TopicConfig, TopicConfigT
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::flow::{OwnRates, Subject};
 use crate::saved::{Next, SaveError};
 use crate::store::Targets;
 use attributes::AttributeError;
@@ -82,6 +83,8 @@ pub struct Topic {
     pub scale: ScaleMode,
     /// A change of that number which is under way.
     pub change: Option<Change>,
+    /// What it says about the rate at which it takes messages.
+    pub rates: OwnRates,
     protected: bool,
 }
 
@@ -95,6 +98,7 @@ impl Topic {
             checks_type: switch(attributes::CHECK_TYPE).unwrap_or(false),
             scale: ScaleMode::of(&config),
             change: Change::of(&config),
+            rates: OwnRates::read(&config.attributes, Subject::Topic.attribute()),
             protected: name.is_protected(),
             name,
             config,

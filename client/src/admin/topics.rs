@@ -40,7 +40,8 @@ impl Admin {
         Ok(topics)
     }
 
-    /// Creates a topic on every broker, or changes it. `attributes` of the configuration are set.
+    /// Creates a topic on every broker, or changes it. `attributes` of the configuration are set; one whose name begins
+    /// with `-` is removed.
     pub async fn create_topic(&self, config: &TopicConfig) -> Result<()> {
         self.declare_topic(config, None).await
     }
@@ -53,8 +54,10 @@ impl Admin {
 
     async fn declare_topic(&self, config: &TopicConfig, force: Option<bool>) -> Result<()> {
         TopicName::parse(&config.topic_name)?;
-        let attributes: Vec<String> =
-            config.attributes.iter().map(|(key, value)| format!("+{key}={value}")).collect();
+        let change = |(key, value): (&String, &String)| {
+            if key.starts_with('-') { key.clone() } else { format!("+{key}={value}") }
+        };
+        let attributes: Vec<String> = config.attributes.iter().map(change).collect();
         let header = CreateTopicHeader {
             topic: config.topic_name.clone(),
             default_topic: names::DEFAULT.to_owned(),
