@@ -16,7 +16,7 @@ use super::projection::Dispatched;
 mod file;
 
 pub use file::IndexOptions;
-pub(super) use file::{Entry, Header, is_index_file, newest_in, slot_in};
+pub(super) use file::{Entry, Header, is_index_file, is_unborn, newest_in, slot_in};
 use file::{IndexFile, Key, file_name};
 
 /// Keys that may wait in memory before the index asks to be written.
@@ -82,6 +82,10 @@ impl KeyIndex {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf, options: IndexOptions) -> io::Result<Self> {
         let mut files = Vec::new();
         for (name, len) in disk.list(&dir)? {
+            if is_unborn(&name, len) {
+                disk.remove(&dir.join(name))?;
+                continue;
+            }
             if !is_index_file(&name, len, options) {
                 tracing::warn!(
                     name,

@@ -113,7 +113,16 @@ impl Entry {
 
 /// Whether a file of the index directory has a name and a length of an index file.
 pub(in crate::store) fn is_index_file(name: &str, len: u64, options: IndexOptions) -> bool {
-    len == options.file_bytes() && name.len() == 17 && name.bytes().all(|byte| byte.is_ascii_digit())
+    len == options.file_bytes() && has_name(name)
+}
+
+/// Whether a file was made, and the process ended before it had its length: nothing was ever in it.
+pub(in crate::store) fn is_unborn(name: &str, len: u64) -> bool {
+    len == 0 && has_name(name)
+}
+
+fn has_name(name: &str) -> bool {
+    name.len() == 17 && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The newest entry of `slot` below `next`, as the file's slots and chains say; 0 for none.

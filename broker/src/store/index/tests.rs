@@ -40,6 +40,21 @@ fn keys_are_found_before_and_after_writing_and_in_older_files() {
 }
 
 #[test]
+fn a_file_that_was_only_just_made_goes_at_the_next_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let index = open(dir.path());
+    add(&index, "T", "k", 100);
+    index.write().expect("written");
+    let unborn = dir.path().join("index/20261122052314469");
+    let foreign = dir.path().join("index/notes");
+    std::fs::write(&unborn, b"").expect("made");
+    std::fs::write(&foreign, b"").expect("made");
+    let again = open(dir.path());
+    assert!(!unborn.exists() && foreign.exists());
+    assert_eq!(find(&again, "k"), [100]);
+}
+
+#[test]
 fn a_failure_in_a_later_file_writes_nothing_twice() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let disk = FaultDisk::default();

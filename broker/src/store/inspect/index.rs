@@ -14,7 +14,8 @@ use gantry_proto::record::{HotProperties, RecordView, TransactionFlag};
 
 use super::super::disk::{Disk as _, Map, ReadOnlyDisk};
 use super::super::index::{
-    Entry, Header, IndexOptions, KeyKind, is_index_file, key_hashes, newest_in, slot_in, topic_hash,
+    Entry, Header, IndexOptions, KeyKind, is_index_file, is_unborn, key_hashes, newest_in, slot_in,
+    topic_hash,
 };
 use super::super::layout::Layout;
 use super::finding::{Area, Finding, Findings, MessageRef, Severity};
@@ -84,15 +85,17 @@ impl IndexChecks {
                 names.push(name);
                 continue;
             }
+            let (severity, advice) =
+                if is_unborn(&name, len) { (Severity::Mended, START) } else { (Severity::Damage, SIZES) };
             let what = format!("{len} bytes, index files of this store have {}", options.file_bytes());
             findings.add(Finding {
-                severity: Severity::Damage,
+                severity,
                 area: Area::Index,
                 file: format!("index/{name}"),
                 byte: 0,
                 message: None,
                 what,
-                advice: SIZES,
+                advice,
             });
         }
         let mut checks = Self {
