@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::store::disk::RealDisk;
 use crate::store::replay::Replay;
 use crate::store::retain::Hold;
-use crate::store::{AppendError, Batch, LogSlice, ReadError, Store};
+use crate::store::{AppendError, Batch, LogSlice, Queue, ReadError, Store};
 
 /// Messages delivered in one append.
 const RUN_MESSAGES_MAX: usize = 256;
@@ -77,7 +77,9 @@ pub struct Wheel {
 struct Rolling {
     places: VecDeque<Place>,
     last: Option<Millis>,
-    /// Of these places some were rolled.
+    /// They are of the last slot of a turn.
+    ends_turn: bool,
+    /// In this turn through the slots some were rolled.
     has_rolled: bool,
     /// Nothing is rolled before.
     rests_until: Option<Millis>,
@@ -328,37 +330,52 @@ impl Wheel {
 
     fn roll_some(&self, rolling: &mut Rolling, wanted: PhyOffset, now: Millis) -> Result<(), DeliverError> {
         let index = &self.shared.index;
+        let queue = self.store.queue(&TopicName::timer(), QueueId::ZERO)?;
         if rolling.places.is_empty() {
             let position = self.shared.position();
             for _ in 0..ROLL_SLOTS {
                 let old = index.older_than(wanted, position, ROLL_LOOKUP)?;
                 rolling.places.extend(old.places);
+                rolling.ends_turn = old.is_last;
                 if !old.more || !rolling.places.is_empty() {
                     break;
                 }
             }
-            rolling.has_rolled = rolling.places.is_empty();
+            if rolling.places.is_empty() {
+                return Ok(());
+            }
         }
         let mut taken = Vec::new();
         while taken.len() < ROLL_RUN
             && let Some(place) = rolling.places.pop_front()
         {
-            if index.take(place)? == Standing::Taken {
-                taken.push(place);
+            match index.take(place) {
+                Ok(Standing::Taken) => taken.push(place),
+                Ok(Standing::Busy | Standing::Gone) => {}
+                Err(error) => {
+                    index.give_back(&taken);
+                    return Err(error.into());
+                }
             }
         }
         if !taken.is_empty() {
-            rolling.has_rolled |= self.roll_taken(&taken, now)? > 0;
+            rolling.has_rolled |= self.roll_taken(&queue, &taken, now)? > 0;
         }
-        if rolling.places.is_empty() && !rolling.has_rolled {
+        if rolling.places.is_empty() && rolling.ends_turn && !std::mem::take(&mut rolling.has_rolled) {
             rolling.rests_until = Some(now.plus(ROLL_REST_MS));
         }
         Ok(())
     }
 
+    /// Stores these timers anew.
+    #[cfg(test)]
+    pub(super) fn roll_places(&self, places: &[Place]) -> Result<(), DeliverError> {
+        let mut rolling = Rolling { places: places.iter().copied().collect(), ..Rolling::default() };
+        self.roll_some(&mut rolling, self.store.max_offset(), self.store.clock().now())
+    }
+
     /// Stores these timers anew; how many of them.
-    fn roll_taken(&self, taken: &[Place], now: Millis) -> Result<usize, DeliverError> {
-        let queue = self.store.queue(&TopicName::timer(), QueueId::ZERO)?;
+    fn roll_taken(&self, queue: &Arc<Queue>, taken: &[Place], now: Millis) -> Result<usize, DeliverError> {
         self.end_in_one_append(taken, |batch, place, view| {
             let stored = view.properties();
             let times = stored.timer_roll_times().unwrap_or(0);
@@ -373,7 +390,7 @@ impl Wheel {
                 append_crc: true,
                 ..RecordDraft::from_view(view, properties.as_bytes())
             };
-            if batch.push(&queue, &draft).is_err() {
+            if batch.push(queue, &draft).is_err() {
                 // No room for one property more: better early than lost.
                 copy::push(&self.store, batch, view, place.phy, stored.without_crc())?;
             }

@@ -33,7 +33,7 @@ use gantry_proto::remoting::body::topic::DataVersion;
 use super::fire::Wheel;
 use super::index::Place;
 use crate::store::disk::{Disk, DiskFile, RealDisk, offset_path};
-use crate::store::{Queue, QueueEntry};
+use crate::store::{Queue, QueueEntry, ReadError};
 
 /// Bytes of an entry.
 const ENTRY_BYTES: u64 = 52;
@@ -132,7 +132,7 @@ impl Wheel {
         Ok(TimerMetrics { data_version, timing_count: counts })
     }
 
-    /// Hands every timer that waits to `visit`, with its record. One whose record cannot be read is left out.
+    /// Hands every timer that waits to `visit`, with its record. One whose record is gone or damaged is left out.
     fn each_waiting(
         &self,
         mut visit: impl FnMut(Place, &RecordView<'_>) -> io::Result<()>,
@@ -142,9 +142,14 @@ impl Wheel {
             if done.is_err() {
                 return;
             }
-            let Ok(record) = self.store.record_at(place.phy) else { return };
-            if let Ok(view) = RecordView::parse(&record) {
-                done = visit(place, &view);
+            match self.store.record_at(place.phy) {
+                Ok(record) => {
+                    if let Ok(view) = RecordView::parse(&record) {
+                        done = visit(place, &view);
+                    }
+                }
+                Err(ReadError::Io { source, .. }) => done = Err(source),
+                Err(ReadError::Gone { .. } | ReadError::Nothing { .. } | ReadError::Damaged { .. }) => {}
             }
         })?;
         done

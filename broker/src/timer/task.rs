@@ -69,8 +69,15 @@ pub(super) trait Rounds {
 
 /// Goes round after round until `stop`.
 pub(super) async fn run(task: Arc<impl Rounds>, stop: CancellationToken) {
+    let mut waited_for = None;
     while !stop.is_cancelled() {
-        let next = task.round();
+        let mut next = task.round();
+        // The log shows all that it has, so what is missing will not come by waiting for it.
+        if let NextRound::Behind(end) = next
+            && waited_for.replace(end) == Some(end)
+        {
+            next = NextRound::Pause;
+        }
         let (sleep, until) = match next {
             NextRound::Pause => (REFUSED_PAUSE, Millis::MAX),
             NextRound::At(due) => {
@@ -99,5 +106,52 @@ pub(super) async fn run(task: Arc<impl Rounds>, stop: CancellationToken) {
             () = alarm.wake.notified() => {}
             () = tokio::time::sleep(sleep) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::fixture;
+
+    struct Stuck {
+        store: Arc<Store>,
+        alarm: Alarm,
+        rounds: AtomicUsize,
+    }
+
+    impl Rounds for Stuck {
+        fn round(&self) -> NextRound {
+            self.rounds.fetch_add(1, Ordering::SeqCst);
+            NextRound::Behind(self.store.max_offset())
+        }
+
+        fn wanted_at(&self) -> Option<Millis> {
+            Some(Millis::ZERO)
+        }
+
+        fn alarm(&self) -> &Alarm {
+            &self.alarm
+        }
+
+        fn store(&self) -> &Store {
+            &self.store
+        }
+    }
+
+    /// Regression: what was taken and not given back kept the task going round without a pause.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_waits_for_what_is_there_pauses() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = fixture::store(dir.path(), fixture::clock(), Vec::new());
+        let stuck = Arc::new(Stuck { store, alarm: Alarm::default(), rounds: AtomicUsize::new(0) });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(Arc::clone(&stuck), stop.clone()));
+        tokio::time::sleep(REFUSED_PAUSE * 5).await;
+        stop.cancel();
+        task.await.expect("it ends");
+        assert!((5..=8).contains(&stuck.rounds.load(Ordering::SeqCst)));
     }
 }

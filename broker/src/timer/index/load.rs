@@ -38,6 +38,8 @@ pub(in crate::timer) struct Old {
     pub places: Vec<Place>,
     /// Whether there may be more.
     pub more: bool,
+    /// Whether the next call begins with the first slot again.
+    pub is_last: bool,
 }
 
 impl TimeIndex {
@@ -228,20 +230,27 @@ impl TimeIndex {
         Some(Millis::new(at.start.max(horizon)).minus(AHEAD_MS / 2))
     }
 
-    /// At most `limit` pending timers whose records lie before `end`, those of one slot.
+    /// At most `limit` pending timers whose records lie before `end`, those of one slot. Each call goes on with the next
+    /// slot, so that one whose timers stay keeps no other from its turn.
     pub(in crate::timer) fn older_than(
         &self,
         end: PhyOffset,
         position: PhyOffset,
         limit: usize,
     ) -> io::Result<Old> {
-        let plan = {
-            let state = self.lock();
-            let mut slots = state.slots.iter().filter(|(_, slot)| slot.pending > 0 && slot.oldest < end);
-            let Some((at, slot)) = slots.next() else { return Ok(Old::default()) };
-            Plan::of(*at, slot)
+        let (plan, is_last) = {
+            let state = &mut *self.lock();
+            let is_old = |slot: &Slot| slot.pending > 0 && slot.oldest < end;
+            let before = state.looked_at;
+            let is_behind = |at: &SlotKey| before.is_none_or(|before| *at > before);
+            let mut slots = state.slots.iter().filter(|(_, slot)| is_old(slot));
+            let found = slots.clone().find(|(at, _)| is_behind(at)).or_else(|| slots.next());
+            let Some((at, slot)) = found else { return Ok(Old::default()) };
+            state.looked_at = Some(*at);
+            let is_last = !state.slots.range(*at..).skip(1).any(|(_, slot)| is_old(slot));
+            (Plan::of(*at, slot), is_last)
         };
-        let mut old = Old { places: Vec::new(), more: true };
+        let mut old = Old { places: Vec::new(), more: true, is_last };
         let mut oldest = None;
         let mut is_cut = false;
         self.each_pending(&plan, |_, place, _| {

@@ -105,6 +105,8 @@ struct State {
     loading: Option<Loading>,
     /// Keys of slots that were asked for. See [`keyed`].
     keyed: BTreeMap<SlotKey, keyed::Keys>,
+    /// The slot that was looked at last for old timers.
+    looked_at: Option<SlotKey>,
     pending: u64,
     /// Facts since the last save, and those not yet in a file.
     unsaved: usize,

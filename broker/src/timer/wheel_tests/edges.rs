@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_proto::names::topics;
 
 use super::super::fire::ROLL_EVERY_MS;
+use super::super::index::Place;
 use super::*;
 
 const KEEP_MS: u64 = 10_000;
@@ -180,4 +181,44 @@ async fn timers_that_are_more_than_the_log_may_be_are_rolled_once_an_hour() {
     assert!(stored.last().is_some_and(|times| (1..=3).contains(times)), "{stored:?}");
     assert_eq!(broker.wheel.pending(), 300);
     assert!(broker.store.min_offset() > PhyOffset::ZERO, "what was stored anew is not kept twice");
+}
+
+/// Regression: what a roll had taken when it failed was never delivered.
+#[tokio::test]
+async fn a_roll_that_fails_gives_back_what_it_took() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    broker.delayed("far", 10 * DAY_MS).await;
+    let far = Place { due: fixture::NOW.plus(10 * DAY_MS), phy: broker.records(topics::TIMER, 0)[0] };
+    broker.round().await;
+    let near = Place { due: fixture::NOW.plus(60_000), phy: broker.delayed("near", 60_000).await };
+    broker.store.save_checkpoint().expect("a checkpoint");
+    // Files of slots that cannot be opened.
+    for file in std::fs::read_dir(dir.path().join("timers")).expect("a directory") {
+        let path = file.expect("an entry").path();
+        if path.file_name().is_some_and(|name| name != "slots") {
+            std::fs::remove_file(&path).expect("removed");
+            std::fs::create_dir(&path).expect("a directory");
+        }
+    }
+    broker.wheel.roll_places(&[near, far]).expect_err("it cannot be looked up");
+    assert_eq!(broker.wheel.shared.index.taken(), 0);
+    assert_eq!(broker.wheel.first_due(), Some(near.due));
+}
+
+/// Regression: a slot whose timers stay where they are kept the others from being rolled.
+#[tokio::test]
+async fn each_slot_has_its_turn_to_be_rolled() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let broker = open(dir.path());
+    for days in 1..=3 {
+        broker.delayed("far", days * DAY_MS).await;
+    }
+    let end = broker.store.max_offset();
+    let mut days = Vec::new();
+    for _ in 0..4 {
+        let old = broker.wheel.shared.index.older_than(end, end, 8).expect("readable");
+        days.push((old.places[0].due.since(fixture::NOW) / DAY_MS, old.is_last));
+    }
+    assert_eq!(days, [(1, false), (2, false), (3, true), (1, false)]);
 }
