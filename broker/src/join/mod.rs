@@ -49,7 +49,7 @@ pub enum State {
     Failing(String),
     /// The broker has left, as an operator wants.
     Left,
-    /// It is this broker's own name service, where there is nothing to register.
+    /// It is this broker's own name service, where there is nothing to register. It is looked at again.
     Itself,
 }
 
@@ -153,7 +153,11 @@ impl Join {
             };
             match failed {
                 Ok(()) => return,
-                Err(JoinError::Itself) => return self.note(number, State::Itself),
+                // The name may come to mean another.
+                Err(JoinError::Itself) => {
+                    self.note(number, State::Itself);
+                    pause = PAUSE_MAX;
+                }
                 Err(error) => self.note(number, State::Failing(sentence(&error))),
             }
             tokio::select! {
