@@ -335,7 +335,8 @@ impl Offsets {
         Ok(())
     }
 
-    /// Places where a group begins, kept on return. Where it has an offset nothing is changed.
+    /// Places where a group begins, kept on return: all of them or, after a crash, none. Where it has an offset nothing is
+    /// changed.
     pub async fn begin(&self, mut places: Vec<(Key, QueueOffset)>) -> Result<(), CommitError> {
         let _one = self.beginning.lock().await;
         let end = {
@@ -350,8 +351,8 @@ impl Offsets {
             let changes: Vec<_> =
                 places.into_iter().map(|(key, offset)| Change::Advance(key, offset)).collect();
             let mut end = PhyOffset::new(self.logged_end.load(Ordering::Acquire));
-            for chunk in changes.chunks(record::CHANGES_MAX) {
-                end = self.append(&mut writer, chunk)?;
+            if !changes.is_empty() {
+                end = self.append(&mut writer, &changes)?;
             }
             end
         };
@@ -564,11 +565,14 @@ impl Offsets {
         Err(CommitError::BeyondEnd { topic: key.topic.clone(), queue: key.queue, offset, end })
     }
 
+    /// Logs changes in one append, as many records as it takes.
     fn append(&self, writer: &mut Batch, changes: &[Change]) -> Result<PhyOffset, CommitError> {
         let queue = self.store.queue(&TopicName::state(), QueueId::ZERO).map_err(CommitError::StateQueue)?;
         writer.clear();
-        let body = record::encode(changes);
-        writer.push(&queue, &state::draft(&body, self.shared.clock.now()))?;
+        for chunk in changes.chunks(record::CHANGES_MAX) {
+            let body = record::encode(chunk);
+            writer.push(&queue, &state::draft(&body, self.shared.clock.now()))?;
+        }
         let end = self.store.append(writer)?.end;
         self.logged_end.store(end.get(), Ordering::Release);
         Ok(end)
