@@ -2,8 +2,9 @@
 //!
 //! **Fewer queues.** Those beyond are sealed ([`topics::scale`](crate::topics::scale)): producers leave them, consumers
 //! read on. When every group that has offsets in them has read them to their ends, and no producer may go by the old route
-//! any more, the read number follows the write number and the members are told. A group that has committed nothing in a
-//! sealed queue by then has nothing to do there. A topic that no group has ever read keeps its sealed queues until their
+//! any more, and what they sent by it can be seen, the read number follows the write number and the members are told. A group that has committed nothing in a
+//! sealed queue by then has nothing to do there, unless that was empty when it was sealed: from then on its place is
+//! there, at the end. A topic that no group has ever read keeps its sealed queues until their
 //! messages are too old; so does one that a broadcasting group reads, for ten times the grace: how far its
 //! members are is not known here.
 //!
@@ -25,7 +26,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ use crate::topics::{Topic, TopicError, Topics};
 const ROUND: Duration = Duration::from_millis(200);
 /// So many times the grace a broadcasting group keeps a sealed queue.
 const BLIND_GRACES: u32 = 10;
+/// So long after the grace, what was let in before its end is in the log.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// Why the number of queues was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +87,15 @@ pub struct Scaling {
     under_way: Mutex<BTreeMap<TopicName, UnderWay>>,
     /// Whether some topic is changed in order, to spare every look the lock.
     in_order: AtomicBool,
+    /// Changes that are done.
+    settles: AtomicU64,
     wake: Notify,
 }
 
 /// What is known of a change besides what the topic says.
 #[derive(Clone, Copy, Debug, Default)]
 struct UnderWay {
-    /// With more queues, in order: the end of the log when the grace was over.
+    /// The end of the log when the grace and [`MARGIN`] were over.
     passed_at: Option<PhyOffset>,
 }
 
@@ -105,6 +110,7 @@ impl Scaling {
             with,
             under_way: Mutex::new(under_way),
             in_order: AtomicBool::new(in_order),
+            settles: AtomicU64::new(0),
             wake: Notify::new(),
         }
     }
@@ -113,7 +119,7 @@ impl Scaling {
     pub async fn declare(&self, config: TopicConfig, haste: Haste) -> Result<Arc<Topic>, ScaleError> {
         let before = self.with.topics.get(&config.topic_name).filter(|topic| topic.kind == TopicKind::User);
         if let Some(before) = &before {
-            self.prepare(before, &config).await?;
+            self.prepare(before, &config, haste).await?;
         }
         let topic = {
             let mut under_way = self.under_way();
@@ -141,16 +147,28 @@ impl Scaling {
         Ok(topic)
     }
 
-    /// Gives each group of the topic an offset in the queues that are new to readers.
-    async fn prepare(&self, before: &Topic, config: &TopicConfig) -> Result<(), ScaleError> {
-        let asked = u32::try_from(config.read_queue_nums).unwrap_or(0);
-        let new = before.read_queues()..asked.min(crate::topics::QUEUES_MAX.unsigned_abs());
-        if new.is_empty() {
+    /// Gives each group of the topic an offset in the queues that are new to readers, and in those that are empty and are
+    /// to be sealed: pops of an empty queue leave none, and a late message of a producer would be nobody's.
+    async fn prepare(&self, before: &Topic, config: &TopicConfig, haste: Haste) -> Result<(), ScaleError> {
+        let asked = |number: i32| u32::try_from(number).unwrap_or(0);
+        let new =
+            before.read_queues()..asked(config.read_queue_nums).min(crate::topics::QUEUES_MAX.unsigned_abs());
+        let sealed = match haste {
+            Haste::Wait => asked(config.write_queue_nums)..before.read_queues(),
+            Haste::Force => 0..0,
+        };
+        let is_empty = |queue: &QueueId| {
+            let found = self.with.store.find_queue(before.name.as_str(), *queue);
+            found.is_none_or(|queue| queue.max() == queue.min())
+        };
+        let sealed = sealed.map(QueueId::new).filter(is_empty);
+        let queues: Vec<_> = sealed.chain(new.map(QueueId::new)).collect();
+        if queues.is_empty() {
             return Ok(());
         }
         let mut noted = false;
         for group in self.groups(&before.name) {
-            for queue in new.clone().map(QueueId::new) {
+            for queue in queues.iter().copied() {
                 let key = Key { group: group.clone(), topic: before.name.clone(), queue };
                 if self.with.offsets.get(group.as_str(), before.name.as_str(), queue).is_none() {
                     self.with.offsets.note(key, self.end_of(&before.name, queue))?;
@@ -183,6 +201,11 @@ impl Scaling {
         let end = self.with.store.dispatched_offset();
         let left = leaders.into_iter().filter_map(|leader| self.first_left(group, &topic, leader));
         Some(left.fold(end, PhyOffset::min))
+    }
+
+    /// How many changes are done: what they kept back may be had now.
+    pub fn settles(&self) -> u64 {
+        self.settles.load(Ordering::SeqCst)
     }
 
     /// Where the first message lies that a group has not committed in a queue; `None` when it has all. One that has never
@@ -242,6 +265,8 @@ impl Scaling {
             Ok(settled) => {
                 let queues = settled.map_or(0, |settled| settled.read_queues());
                 tracing::info!(topic = %name, queues, "the change of the topic's queues is done");
+                // Before they are woken: who comes to wait now sees it, or is woken.
+                self.settles.fetch_add(1, Ordering::SeqCst);
                 self.with.polls.wake_topic(name, topic.read_queues());
                 self.with.members.announce(name);
             }
@@ -253,12 +278,20 @@ impl Scaling {
 
     fn is_done(&self, topic: &Topic, change: Change) -> bool {
         let now = self.with.store.clock().now();
-        if change.is_fresh(now, self.with.grace) {
+        if change.is_fresh(now, self.with.grace + MARGIN) {
             return false;
         }
-        // Producers that go by the old route are refused by now; what they sent before is in the queues.
+        // Producers that go by the old route are refused by now; what they sent before is in the log, but the queues have
+        // what can be seen only.
+        let passed_at = {
+            let mut under_way = self.under_way();
+            let known = under_way.entry(topic.name.clone()).or_default();
+            *known.passed_at.get_or_insert_with(|| self.with.store.max_offset())
+        };
         let is_blind = change.is_fresh(now, self.with.grace * BLIND_GRACES);
-        self.is_drained(topic, is_blind) && self.is_passed(topic, change)
+        self.with.store.dispatched_offset() >= passed_at
+            && self.is_drained(topic, is_blind)
+            && self.is_passed(topic, change, passed_at)
     }
 
     /// Whether all groups have what is in the sealed queues.
@@ -284,22 +317,16 @@ impl Scaling {
             && !(is_blind && self.with.members.groups_subscribing(name).iter().any(broadcasts))
     }
 
-    /// With more queues, in order: whether all groups have what was in the leaders when the grace was over.
-    fn is_passed(&self, topic: &Topic, change: Change) -> bool {
+    /// With more queues, in order: whether all groups have what was in the leaders when the log ended at `passed_at`.
+    fn is_passed(&self, topic: &Topic, change: Change, passed_at: PhyOffset) -> bool {
         if topic.scale != ScaleMode::Ordered || topic.write_queues() <= change.from {
             return true;
         }
-        let passed_at = {
-            let mut under_way = self.under_way();
-            let known = under_way.entry(topic.name.clone()).or_default();
-            *known.passed_at.get_or_insert_with(|| self.with.store.max_offset())
-        };
         let groups = self.groups(&topic.name);
-        self.with.store.dispatched_offset() >= passed_at
-            && (0..change.from).map(QueueId::new).all(|leader| {
-                let left = |group: &GroupName| self.first_left(group.as_str(), topic, leader);
-                groups.iter().filter_map(left).all(|left| left >= passed_at)
-            })
+        (0..change.from).map(QueueId::new).all(|leader| {
+            let left = |group: &GroupName| self.first_left(group.as_str(), topic, leader);
+            groups.iter().filter_map(left).all(|left| left >= passed_at)
+        })
     }
 
     /// Groups with offsets in the topic, but for the system's own.

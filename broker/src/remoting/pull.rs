@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_proto::ids::{QueueId, QueueOffset};
+use gantry_proto::ids::{PhyOffset, QueueId, QueueOffset};
 use gantry_proto::names::{GroupName, TopicKind, TopicName};
 use gantry_proto::remoting::body::heartbeat::MessageModel;
 use gantry_proto::remoting::codes::ResponseCode;
@@ -22,6 +22,7 @@ use crate::deliver::expressions::WantedError;
 use crate::deliver::filter::Filter;
 use crate::deliver::polls::{Awaits, Mailbox, Party, Place, Polls, PollsFull};
 use crate::deliver::pull::{BYTES_MAX, PullRequest, PullStatus, Pulled, pull};
+use crate::deliver::scaling::Scaling;
 use crate::flow::{Limited, Limiter, Subject};
 use crate::groups::members::{Accord, Wanted};
 use crate::groups::offsets::Key;
@@ -259,17 +260,23 @@ fn refuse_limited(connection: &mut Connection, parked: &Parked, limited: &Limite
 /// Has a pull wait.
 fn park(connection: &mut Connection, parked: Parked) {
     let (key, queue, from) = (parked.key.clone(), Arc::clone(&parked.request.queue), parked.request.from);
-    let is_held_back = parked.request.below.is_some();
+    let below = parked.request.below;
     match connection.park(parked) {
         Ok(token) => {
-            // What came before the place was taken woke nobody. What is held back is looked at again soon.
+            // What came before the place was taken woke nobody.
             let end = tier_end(connection, &key).map_or(queue.max(), |end| end.min(queue.max()));
-            if end > from && !is_held_back {
+            if end > from && is_let_go(&connection.services.scaling, &key, below) {
                 connection.inbox.mailbox.wake(token);
             }
         }
         Err(refused) => refuse_to_wait(connection, &refused.0, refused.1),
     }
+}
+
+/// Whether a pull that was kept back from `below` on would get more now. If not it is looked at again soon; it would not be
+/// if it was let go for the last time before it waited.
+fn is_let_go(scaling: &Scaling, key: &Key, below: Option<PhyOffset>) -> bool {
+    below.is_none_or(|below| scaling.limit(key).is_none_or(|limit| limit > below))
 }
 
 /// Where the messages of a queue end for a group that comes after another one.
@@ -624,5 +631,48 @@ fn remark(code: ResponseCode) -> &'static str {
         ResponseCode::PullRetryImmediately => "NO_MATCHED_MESSAGE",
         ResponseCode::PullOffsetMoved => "OFFSET_MOVED",
         _ => "NO_NEW_MESSAGE",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gantry_proto::names::TopicName;
+    use gantry_proto::remoting::body::topic::TopicConfig;
+
+    use super::*;
+    use crate::fixture::World;
+    use crate::topics::attributes;
+    use crate::topics::scale::Haste;
+
+    /// Regression: a pull that was held back came to wait after the last wake-up, and slept to its deadline.
+    #[tokio::test]
+    async fn a_pull_that_is_free_by_now_looks_again() {
+        let world = World::new();
+        let topic = TopicName::internal("T");
+        let declare = async |queues| {
+            let config = TopicConfig {
+                topic_name: "T".to_owned(),
+                read_queue_nums: queues,
+                write_queue_nums: queues,
+                attributes: BTreeMap::from([(attributes::SCALE.to_owned(), "ordered".to_owned())]),
+                ..TopicConfig::default()
+            };
+            world.scaling.declare(config, Haste::Wait).await.unwrap();
+        };
+        declare(2).await;
+        world.send("T", 1, 1).await;
+        let group = GroupName::internal("g");
+        let leader = Key { group: group.clone(), topic: topic.clone(), queue: QueueId::new(1) };
+        world.offsets.commit(leader.clone(), QueueOffset::ZERO).await.unwrap();
+        declare(1).await;
+        world.send("T", 0, 1).await;
+        let key = Key { group, topic, queue: QueueId::ZERO };
+        let below = world.scaling.limit(&key);
+        assert!(below.is_some());
+        assert!(!is_let_go(&world.scaling, &key, below));
+        world.offsets.commit(leader, QueueOffset::new(1)).await.unwrap();
+        assert!(is_let_go(&world.scaling, &key, below) && is_let_go(&world.scaling, &key, None));
     }
 }

@@ -139,6 +139,8 @@ pub struct Seen {
     stirs: u64,
     /// Offsets that operators set.
     resets: u64,
+    /// Changes of the numbers of queues that were done.
+    settles: u64,
     /// Ends of the queues, as the group may see them.
     ends: u64,
 }
@@ -201,13 +203,14 @@ impl Pops {
         // Read first: who changes it has changed the table before.
         let stirs = self.shared.stirs.load(Ordering::SeqCst);
         let resets = self.with.offsets.pending_resets();
+        let settles = self.with.scaling.settles();
         let end = |(topic, id, _): (TopicName, QueueId, _)| {
             let queue = self.with.store.find_queue(topic.as_str(), id);
             let key = Key { group: request.group.clone(), topic, queue: id };
             queue.map_or(0, |queue| self.end_of(&key, queue.max()).get())
         };
         let ends = sources(request, retry.as_ref(), false, None).into_iter().map(end);
-        Seen { stirs, resets, ends: ends.fold(0, u64::wrapping_add) }
+        Seen { stirs, resets, settles, ends: ends.fold(0, u64::wrapping_add) }
     }
 
     /// Somebody who was woken for messages of these queues leaves some: the next one of the group that waits looks.
