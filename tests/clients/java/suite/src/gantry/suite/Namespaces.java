@@ -1,7 +1,9 @@
 package gantry.suite;
 
 import java.util.List;
+import java.util.Queue;
 import java.util.Set;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -26,6 +28,8 @@ final class Namespaces {
         String group = env.name("group");
         env.run.createTopic(space + "%" + topic, 1, 6);
         Seen seen = new Seen();
+        // As it is at the delivery: a client that sends a message back puts the namespace into it again.
+        Queue<String> named = new ConcurrentLinkedQueue<>();
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
         env.run.configure(consumer);
         consumer.setNamespace(space);
@@ -33,6 +37,7 @@ final class Namespaces {
         consumer.setMaxReconsumeTimes(1);
         consumer.subscribe(topic, "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(message -> named.add(message.getTopic()));
             messages.forEach(seen::add);
             context.setDelayLevelWhenNextConsume(1);
             return ConsumeConcurrentlyStatus.RECONSUME_LATER;
@@ -47,8 +52,8 @@ final class Namespaces {
         producer.send(Env.message(topic, "refused"));
 
         Wait.until("2 deliveries", 40, () -> seen.size() >= 2, seen::bodies);
-        for (Seen.Delivery delivery : seen.all()) {
-            Expect.equal("topic as the consumer sees it", topic, delivery.message().getTopic());
+        for (String name : named) {
+            Expect.equal("topic as the consumer sees it", topic, name);
         }
         String dead = "%DLQ%" + space + "%" + group;
         Wait.until("the dead-letter topic", 30, () -> topics(env).contains(dead), () -> topics(env));
